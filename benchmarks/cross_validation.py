@@ -34,7 +34,7 @@ from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.nifti import NiftiScan, read_mask, read_nifti, write_mask
 from parotid_seg.scan.volume import Mask
 from parotid_seg.system import versions_of
-from parotid_seg.train.data.dataset import SOFT_FOLDER
+from parotid_seg.train.data.data_set import SOFT_FOLDER
 
 RESULTS = Path(__file__).parent / "results" / "cross-validation"
 FOLDS = 5
@@ -139,7 +139,7 @@ def score_fold(checkpoint: Path, data: Path, patients: Sequence[str], masks: Pat
 
     from parotid_seg.scan.intensity import fixed_windows, in_windows
     from parotid_seg.train.checkpoint import load_checkpoint
-    from parotid_seg.train.segment import segment_volume
+    from parotid_seg.train.supervised import segment_volume
 
     trained = load_checkpoint(checkpoint)
     net = trained.network()

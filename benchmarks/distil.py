@@ -40,7 +40,7 @@ from parotid_seg.scan.intensity import fixed_windows, in_windows
 from parotid_seg.scan.nifti import NiftiScan, read_nifti, write_mask
 from parotid_seg.scan.volume import Mask
 from parotid_seg.train.checkpoint import load_checkpoint
-from parotid_seg.train.data.dataset import SOFT_FOLDER
+from parotid_seg.train.data.data_set import SOFT_FOLDER
 from parotid_seg.train.data.patients import SHARE_OF_ALL
 from parotid_seg.train.network import mixed_precision
 

@@ -53,7 +53,7 @@ from parotid_seg.scan.components import Box, keep_largest_components, label_boxe
 from parotid_seg.scan.labels import LEFT, side_of
 from parotid_seg.scan.nifti import NiftiScan, read_mask, read_nifti
 from parotid_seg.scan.volume import Mask
-from parotid_seg.train.data.dataset import open_data_set
+from parotid_seg.train.data.data_set import open_data_set
 from parotid_seg.train.network import mixed_precision
 from parotid_seg.train.torch_file import load_torch_file
 

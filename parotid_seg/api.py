@@ -22,7 +22,7 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
 from parotid_seg.errors import InputError
-from parotid_seg.export.engine import runnable
+from parotid_seg.export.build_engine import runnable
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend, output_for
 from parotid_seg.runtime.segmentation.options import Search, SegmentationOptions

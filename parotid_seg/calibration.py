@@ -1,8 +1,8 @@
 """What a model file knows of its own errors: the expected DSC of a structure, and a floor, from a few features.
 
 The expected DSC is linear in features of mask and scan (`runtime.segmentation.gland_features`). The coefficients come
-from patients that the model was not trained on (`runtime.calibrate`), and so does the margin of the floor: it is a
-conformal quantile of the errors of predictions for patients left out, so that the floor holds for `COVERAGE` of such
+from patients that the model was not trained on (`runtime.fit_calibration`), and so does the margin of the floor: it is
+a conformal quantile of the errors of predictions for patients left out, so that the floor holds for `COVERAGE` of such
 glands.
 """
 

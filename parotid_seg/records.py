@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import json
 import math
 import os
@@ -39,6 +40,10 @@ _CONVERTING = threading.RLock()
 """Held during a conversion: msgspec 0.22 crashes if two threads convert to a dataclass that it does not know yet."""
 
 T = TypeVar("T")
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A record, or a part of one, of a file with a JSON schema in the docs."""
 
 
 def read_record(
@@ -226,6 +231,23 @@ def write_record(record: object, path: Path) -> None:
         OutputError: if that fails.
     """
     write_text(record_text(record), path)
+
+
+def schema_text(kind: type[Record]) -> str:
+    """The JSON schema (draft 2020-12) of a record."""
+    schema = msgspec.json.schema(kind)
+    for each in schema["$defs"].values():
+        each["description"] = inspect.cleandoc(each.get("description", ""))
+    return record_text({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
+
+
+def finite_or_none(value: Any) -> Any:
+    """A tree of values with None for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: finite_or_none(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_none(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def is_plain_name(name: str) -> bool:

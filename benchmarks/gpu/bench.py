@@ -34,7 +34,7 @@ from parotid_seg.bench.inputs import MOST_SCANS, in_memory
 from parotid_seg.bench.roofline import Peaks, measured_peaks
 from parotid_seg.bench.system_state import nvidia_smi_values
 from parotid_seg.errors import ParotidSegError
-from parotid_seg.export.engine import build_engine
+from parotid_seg.export.build_engine import build_engine
 from parotid_seg.files import hash_file, make_folder
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import USUAL_BATCH

@@ -26,7 +26,7 @@ from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.volume import Mask
 from parotid_seg.system import versions_of
 from parotid_seg.train.checkpoint import load_checkpoint
-from parotid_seg.train.data.dataset import open_data_set
+from parotid_seg.train.data.data_set import open_data_set
 from parotid_seg.train.data.patients import Patient, load_patients
 from parotid_seg.train.network import ParotidNet, mixed_precision
 

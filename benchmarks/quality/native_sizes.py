@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from parotid_seg.export.parity import Comparison, compare, resized, torch_labels
+from parotid_seg.export.parity import ComparedScan, compare, resized, torch_labels
 from parotid_seg.files import write_text
 from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.load import load_backend
@@ -55,7 +55,7 @@ def main() -> None:
             spacing_z, spacing_y, spacing_x = volume.spacing_mm
             spacing_mm = (spacing_z, spacing_y * volume.shape[1] / height, spacing_x * volume.shape[2] / width)
             scan = replace(volume, voxels=voxels, spacing_mm=spacing_mm)
-            comparison = Comparison(
+            comparison = ComparedScan(
                 place_of(sources[0]).name, scan, windows, torch_labels(net, scan, windows, contract.grid), None
             )
             labels = segmented(scan, windows, contract.grid, 16, partial(labels_of, backend))

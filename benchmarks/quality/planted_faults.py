@@ -25,12 +25,12 @@ import onnx
 from numpy.typing import NDArray
 from resources import machine_and_versions
 
+from parotid_seg.commission.commissioning import Order, RunnableModel, commission
 from parotid_seg.commission.drift import MASKS, Earlier
 from parotid_seg.commission.faults import Signs, faults_in, signs_of
+from parotid_seg.commission.labelled import Chosen, choose
 from parotid_seg.commission.limits import read_limits
-from parotid_seg.commission.patients import Chosen, choose
 from parotid_seg.commission.record import CommissionRecord, read_commission
-from parotid_seg.commission.run import Model, Order, commission
 from parotid_seg.export.onnx_file import with_contract
 from parotid_seg.files import write_text
 from parotid_seg.models import DEFAULT_MODEL
@@ -95,7 +95,7 @@ def commissioned(chosen: Chosen, out: Path, model: Path, earlier: Path | None = 
         return load_backend(model, "onnxruntime", "cpu", output="labels", allow_unverified=True, say=lambda _: None)
 
     options = InferOptions()
-    run = Model(model.name, lambda: LocalExecutor(load, options, lambda _: None))
+    run = RunnableModel(model.name, lambda: LocalExecutor(load, options, lambda _: None))
     before = Earlier(*read_commission(earlier)) if earlier else None
     return commission(Order(chosen, out, run, read_limits(None, dose=False), earlier=before, options=options))
 

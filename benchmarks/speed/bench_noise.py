@@ -22,7 +22,7 @@ from pathlib import Path
 from slowed import Slowed
 
 from parotid_seg.bench.bench import bench
-from parotid_seg.bench.compare import Comparison, compare_files
+from parotid_seg.bench.compare_results import SpeedComparison, compare_files
 from parotid_seg.bench.inputs import scans_for
 from parotid_seg.bench.options import BenchOptions
 from parotid_seg.bench.result import Result
@@ -61,7 +61,7 @@ def medians(result: Result) -> dict[int, tuple[float, float, float]]:
     return {speed.batch_size: (speed.median_ms, speed.real.p50, speed.undisturbed) for speed in result.rows[0].speeds}
 
 
-def verdicts(comparison: Comparison) -> dict[str, str]:
+def verdicts(comparison: SpeedComparison) -> dict[str, str]:
     """By batch size."""
     return {
         str(change.batch_size): change.verdict + (f" ({change.ratio - 1:+.1%})" if change.ratio else "")

@@ -34,7 +34,7 @@ from parotid_seg.files import write_text
 from parotid_seg.system import versions_of
 from parotid_seg.train.checkpoint import build_network
 from parotid_seg.train.config import ContrastConfig, TrainConfig
-from parotid_seg.train.data.dataset import open_data_set
+from parotid_seg.train.data.data_set import open_data_set
 from parotid_seg.train.data.patients import Patient, load_patients
 from parotid_seg.train.settings import load_config, merge
 

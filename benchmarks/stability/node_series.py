@@ -26,7 +26,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from resources import held, write_counts
 
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.node.calling import Caller
+from parotid_seg.node.calling import RequestingAE
 from parotid_seg.node.ledger import DONE, FAILED, Ledger, short_hash
 from parotid_seg.node.listen import listen
 from parotid_seg.node.options import ListenOptions
@@ -68,7 +68,7 @@ def series(number: int, slices: int) -> list[Dataset]:
 
 def send(port: int, images: list[Dataset]) -> None:
     """Send a series in an association of its own."""
-    ae = Caller("TESTER")
+    ae = RequestingAE("TESTER")
     ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
     ae.dimse_timeout = 60
     association = ae.associate("127.0.0.1", port)

@@ -249,7 +249,7 @@ def test(data: Path, checkpoint: Path) -> dict[str, dict[str, float | None]]:
     from parotid_seg.scan.intensity import fixed_windows, in_windows
     from parotid_seg.scan.nifti import read_mask, read_nifti
     from parotid_seg.train.checkpoint import load_checkpoint
-    from parotid_seg.train.segment import segment_volume
+    from parotid_seg.train.supervised import segment_volume
 
     trained = load_checkpoint(checkpoint)
     net = trained.network()

@@ -8,16 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from parotid_seg.bench.child import Child
 from parotid_seg.bench.end_to_end import EndToEnd, end_to_end
 from parotid_seg.bench.engine_process import EngineProcess
 from parotid_seg.bench.inputs import MOST_SCANS, in_memory
+from parotid_seg.bench.mask_parity import EngineParity, Masks, compare, reference_masks
 from parotid_seg.bench.options import BenchOptions
-from parotid_seg.bench.parity import Masks, Parity, compare, reference_masks
 from parotid_seg.bench.result import Result, Row, Speed
 from parotid_seg.bench.roofline import Peaks, measured_peaks, roofline
 from parotid_seg.bench.stats import Latency
 from parotid_seg.bench.system_state import about_machine, remarks, system_state
-from parotid_seg.bench.turns import LAUNCHES, Entry, Job, Progress, Turns
+from parotid_seg.bench.turns import LAUNCHES, Job, MeasuredEngine, Progress, Turns
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ParotidSegError
 from parotid_seg.files import hash_file
@@ -99,7 +100,7 @@ class _Bench:
         peaks = self._peaks()
         counts = self._counts()
         references = self._references()
-        parities: dict[str, dict[int, Parity]] = {}
+        parities: dict[str, dict[int, EngineParity]] = {}
         ends: dict[str, EndToEnd] = {}
         layers: dict[str, Layers] = {}
         for launch in range(LAUNCHES):
@@ -157,8 +158,8 @@ class _Bench:
             return {}
         return reference_masks(OnnxRuntimeBackend(self._model), self._scans[:PARITY_SCANS])
 
-    def _parities(self, running: dict[str, EngineProcess], references: Masks) -> dict[str, dict[int, Parity]]:
-        parities: dict[str, dict[int, Parity]] = {}
+    def _parities(self, running: dict[str, EngineProcess], references: Masks) -> dict[str, dict[int, EngineParity]]:
+        parities: dict[str, dict[int, EngineParity]] = {}
         labels = len(self._contract.labels)
         for number, (name, entry) in enumerate(list(self._turns.entries.items())):
             self._progress("masks", number, len(running))
@@ -166,7 +167,7 @@ class _Bench:
                 parities[name] = {
                     size: compare(
                         references,
-                        {scan: running[name].labels(scan, size) for scan in references},
+                        {scan: running[name].ask(Child.labels, scan, size) for scan in references},
                         entry.candidate.precision,
                         labels,
                     )
@@ -179,17 +180,17 @@ class _Bench:
         for name, entry in list(self._turns.entries.items()):
             try:
                 chunk = self._turns.chunks[entry.best_size][0][0]
-                times_by_module[name] = running[name].layers(entry.candidate.file, chunk)
+                times_by_module[name] = running[name].ask(Child.layers, entry.candidate.file, chunk)
             except ParotidSegError as error:
                 self._leave_out(f"layers of {name}", str(error))
         return times_by_module
 
     def _row(
         self,
-        entry: Entry,
+        entry: MeasuredEngine,
         peaks: dict[str, Peaks],
         counts: dict[int, Count],
-        parities: dict[int, Parity],
+        parities: dict[int, EngineParity],
         end: EndToEnd | None,
         layers: Layers | None,
     ) -> Row:

@@ -22,7 +22,7 @@ from parotid_seg.runtime.pipeline.protocol.worker_stdio import ends, send
 
 if TYPE_CHECKING:
     from parotid_seg.bench.layers import Layers
-    from parotid_seg.bench.stages import Stages
+    from parotid_seg.bench.scan_stages import Stages
     from parotid_seg.runtime.engines.base import Backend, ExecutionInfo, Pending
     from parotid_seg.runtime.pipeline.sources import Scan
     from parotid_seg.scan.chunks import Inputs
@@ -69,7 +69,7 @@ class Round:
 
 
 class Child:
-    """Answers the questions. Every public method is a question; `start` comes first."""
+    """Answers the questions of `EngineProcess`. Every public method is a question; `start` comes first."""
 
     def __init__(self) -> None:
         self._backend: Backend
@@ -112,13 +112,13 @@ class Child:
 
     def labels(self, scan: Scan, batch_size: int) -> Mask:
         """The mask of a scan as the engine gives it."""
-        from parotid_seg.bench.parity import labels_of_scan
+        from parotid_seg.bench.mask_parity import labels_of_scan
 
         return labels_of_scan(self._backend, scan, batch_size)
 
     def stages(self, scans: Sequence[Scan], batch_size: int) -> list[Stages]:
         """Each scan from file to mask, one after the other in this process."""
-        from parotid_seg.bench.stages import staged
+        from parotid_seg.bench.scan_stages import staged
 
         with tempfile.TemporaryDirectory() as folder:
             return [staged(self._backend, scan, batch_size, Path(folder)) for scan in scans]
@@ -191,8 +191,8 @@ def main() -> None:
         while True:
             answer: object
             try:
-                question, arguments = pickle.load(requests)
-                answer = getattr(child, question)(*arguments)
+                question, arguments, named = pickle.load(requests)
+                answer = question(child, *arguments, **named)
             except EOFError:
                 raise
             except ParotidSegError as error:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from parotid_seg.bench.child import Child
 from parotid_seg.bench.engine_process import EngineProcess
-from parotid_seg.bench.stages import STAGES
+from parotid_seg.bench.scan_stages import STAGES
 from parotid_seg.bench.turns import Progress, Turns
 from parotid_seg.files import scratch_folder
 from parotid_seg.runtime.pipeline.sources import Scan
@@ -61,12 +62,14 @@ def end_to_end(
             progress("whole runs", number, RUNS)
             for name, entry in list(turns.entries.items()):
                 with turns.left_out_if_failing(name):
-                    seconds[name].append(running[name].infer(folder, entry.best_size) / count)
+                    seconds[name].append(running[name].ask(Child.infer, folder, entry.best_size) / count)
     results = {}
     for number, (name, entry) in enumerate(list(turns.entries.items())):
         progress("scans alone", number, len(seconds))
         with turns.left_out_if_failing(name):
-            stages = running[name].stages([scans[0], *_some(scans)], entry.best_size)[1:]  # the first is to warm up
+            stages = running[name].ask(Child.stages, [scans[0], *_some(scans)], entry.best_size)[
+                1:
+            ]  # the first is to warm up
             whole_s = float(np.mean([each.whole_s for each in stages]))
             stages_s = {stage: float(np.mean([each.seconds[stage] for each in stages])) for stage in STAGES}
             results[name] = EndToEnd(

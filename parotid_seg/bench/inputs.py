@@ -10,12 +10,10 @@ import numpy as np
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.files import exists
-from parotid_seg.models import example_folder
-from parotid_seg.runtime.pipeline.discovery import find_scans
+from parotid_seg.runtime.pipeline.discovery import example_for, find_scans
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.runtime.segmentation.segment import prepare
 from parotid_seg.scan.chunks import CroppedScan, Inputs, SliceChunker
-from parotid_seg.scan.intensity import is_ct
 
 IN_ROTATION = 8
 """Different chunks of a batch size that follow each other, so that none is still in the processor's cache."""
@@ -29,12 +27,9 @@ def scans_for(folder: Path | None, contract: Contract) -> list[Scan]:
     Raises:
         InputError: if there is no scan, or the example scan does not fit the model.
     """
-    if folder is None and not (len(contract.channels) == 1 and is_ct(contract.channels[0])):
-        channels = ", ".join(contract.channels)
-        raise OptionError(f"--scans: the packaged example is a CT; name a folder of scans of the model's: {channels}")
     if folder is not None and not exists(folder):
         raise OptionError(f"--scans: {folder}: no such file or folder")
-    scans, errors = find_scans([folder or example_folder() / "imagesTr"], contract.channels)
+    scans, errors = find_scans([folder or example_for(contract.channels, "--scans") / "imagesTr"], contract.channels)
     if not scans:
         raise InputError(f"--scans: {'; '.join(map(str, errors))}")
     for scan in scans:

@@ -113,13 +113,11 @@ def profile_layers(model: Path, backend: Backend, inputs: Inputs, *, repeats: in
         repeats: runs to take the mean of, after a few others.
 
     Raises:
-        InputError: if there is no profiler for it, or `repeats` is below 1.
+        InputError: if there is no profiler for it.
         ModelError: as `read_model`.
         OutputError: as `profile.count_nodes`.
         DeviceMemoryError: if the GPU's memory does not suffice for a second one.
     """
-    if repeats < 1:
-        raise InputError(f"repeats: found {repeats}, expected at least 1")
     content = b"" if model.suffix == ".engine" else read_model(model)[0]
     timing = _timed(content, backend, inputs, repeats)
     work: Counter[str] = Counter()

@@ -9,9 +9,9 @@ from typing import Any
 
 from parotid_seg.bench.layers import rows as top_rows
 from parotid_seg.bench.machine_probe import best_transfer_ms
-from parotid_seg.bench.parity import Parity
+from parotid_seg.bench.mask_parity import EngineParity
 from parotid_seg.bench.result import Result, Row, Speed
-from parotid_seg.bench.stages import STAGES
+from parotid_seg.bench.scan_stages import STAGES
 from parotid_seg.bench.turns import ENOUGH
 
 
@@ -54,7 +54,7 @@ def _speeds(result: Result) -> list[str]:
             speed.real.count,
             f"{speed.noise.p50:.1f}",
             f"{speed.peak_mib:.0f}",
-            *([_or_none(speed.gpu_mib, ".0f")] if on_gpu else []),
+            *(["" if speed.gpu_mib is None else f"{speed.gpu_mib:.0f}"] if on_gpu else []),
             *_roofline(speed),
             _masks(speed.parity),
         ]
@@ -168,20 +168,14 @@ def _layers(row: Row) -> list[str]:
 
 def _roofline(speed: Speed) -> list[str]:
     point = speed.roofline
-    if point is None:
-        return ["", ""]
-    return [f"{point.gflops:.0f}", f"{point.share:.0%}"]
+    return ["", ""] if point is None else [f"{point.gflops:.0f}", f"{point.share:.0%}"]
 
 
-def _masks(parity: Parity | None) -> str:
+def _masks(parity: EngineParity | None) -> str:
     if parity is None:
         return "not compared"
     same = "the same" if not parity.changed else f"{parity.changed} changed ({parity.changed_share:.2%})"
     return same if parity.within else f"**OTHER MASKS**: {same}, DSC {parity.dsc:.4f}"
-
-
-def _or_none(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
 
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> list[str]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from parotid_seg.bench.end_to_end import EndToEnd
-from parotid_seg.bench.parity import Parity
+from parotid_seg.bench.mask_parity import EngineParity
 from parotid_seg.bench.roofline import Peaks, Roofline
 from parotid_seg.bench.stats import Latency
-from parotid_seg.records import record_text
+from parotid_seg.records import finite_or_none, record_text
 from parotid_seg.runtime.engines.base import ExecutionInfo
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class Speed:
     peak_mib: float
     gpu_mib: float | None
     roofline: Roofline | None
-    parity: Parity | None
+    parity: EngineParity | None
 
 
 @dataclass(frozen=True)
@@ -122,12 +121,4 @@ class Result:
     def to_json(self) -> str:
         """As JSON text; what is not finite becomes null."""
         content = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **asdict(self)}
-        return record_text(_finite(content))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return record_text(finite_or_none(content))

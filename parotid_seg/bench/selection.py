@@ -16,7 +16,7 @@ from parotid_seg.runtime.engines.load import check_fit, gpu_index
 from parotid_seg.runtime.engines.registry import AUTO, CPU, ENGINE_FILE, ENGINES, Engine, Request, candidates
 
 Runnable = Callable[[Path, str], Path]
-"""A model file and a backend's name to the file that this backend runs: `export.engine.runnable`."""
+"""A model file and a backend's name to the file that this backend runs: `export.build_engine.runnable`."""
 
 
 class Selection(NamedTuple):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from parotid_seg.bench.child import Round, Started
+from parotid_seg.bench.child import Child, Round, Started
 from parotid_seg.bench.engine_process import EngineProcess
 from parotid_seg.bench.inputs import noise_like, rotation
 from parotid_seg.bench.machine_probe import MachineProbe, best_transfer_ms, undisturbed_median, undisturbed_rounds
@@ -86,7 +86,7 @@ class Job:
 
 
 @dataclass
-class Entry:
+class MeasuredEngine:
     """An engine and its results so far.
 
     Attributes:
@@ -137,7 +137,7 @@ class Turns:
         gpu: int | None = None,
         strict: bool = False,
     ) -> None:
-        self.entries = {candidate.name: Entry(candidate) for candidate in candidates}
+        self.entries = {candidate.name: MeasuredEngine(candidate) for candidate in candidates}
         self.chunks: dict[int, tuple[list[Inputs], list[Inputs]]] = {}
         self._launches = 0
         self._leave_out, self._gpu, self._strict = leave_out, gpu, strict
@@ -177,7 +177,7 @@ class Turns:
                         if name in self.entries and size in self.entries[name].jobs:
                             with self.left_out_if_failing(name):
                                 job = self.entries[name].jobs[size]
-                                job.rounds[-1].append(running[name].round(size, job.count))
+                                job.rounds[-1].append(running[name].ask(Child.round, size, job.count))
                                 after = probe.ms()
                                 job.transfers_ms[-1].append(max(before, after))
                                 before = after
@@ -201,7 +201,7 @@ class Turns:
         enough = ENOUGH * self._launches / LAUNCHES
         return all(job.spread < STEADY and len(job.real_ms) >= enough for job in jobs)
 
-    def _get_ready(self, entry: Entry, process: EngineProcess, used_mib: float | None) -> None:
+    def _get_ready(self, entry: MeasuredEngine, process: EngineProcess, used_mib: float | None) -> None:
         """Give a fresh process its chunks, smallest batches first, and record its memory."""
         started, first = process.started, not entry.started
         entry.started.append(started)
@@ -214,11 +214,11 @@ class Turns:
                 if first:
                     self._leave_out(f"{process.name}, batches of {size}", why)
                 continue
-            process.hold(size, real, noise)
+            process.ask(Child.hold, size, real, noise)
             job = entry.jobs.setdefault(size, Job())
             # in rising order, because engines do not free memory
-            job.peak_mib.append(process.memory_mib(size, LEAST_IN_A_ROUND))
-            trial = statistics.median(process.round(size, LEAST_IN_A_ROUND).real_ms)
+            job.peak_mib.append(process.ask(Child.memory_mib, size, LEAST_IN_A_ROUND))
+            trial = statistics.median(process.ask(Child.round, size, LEAST_IN_A_ROUND).real_ms)
             job.count = max(LEAST_IN_A_ROUND, min(MOST_IN_A_ROUND, round(1000 * ROUND_S / trial)))
             job.rounds.append([])
             job.transfers_ms.append([])

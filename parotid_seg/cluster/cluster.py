@@ -12,13 +12,13 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.cluster.messages import Ended, Model, Notice, Plan, Ready, RunRequest
+from parotid_seg.cluster.driver_messages import Ended, ModelForHosts, Notice, Plan, Ready, RunRequest
 from parotid_seg.cluster.mirror import mirrored
 from parotid_seg.cluster.options import ClusterOptions
 from parotid_seg.cluster.urls import find_anywhere, url_of
@@ -33,6 +33,7 @@ from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, OutputFailure, WorkerConfig
 from parotid_seg.runtime.pipeline.protocol.worker_stdio import cause, command_of, send
 from parotid_seg.runtime.pipeline.run import Outcome, Summary, infer_at
+from parotid_seg.wording import counted
 
 RAY_LOG = re.compile(r"^\[[^]]*\] \S+:\d+: ")
 """What Ray writes in front of a message: time, level, process and place."""
@@ -57,7 +58,7 @@ class RayExecutor:
     Args:
         cluster: the cluster's address, and the resources of each worker.
         workers: most actors, each with the model; None for as many as there is room for.
-        model: see `Model`.
+        model: see `ModelForHosts`.
         out: URL of the results; empty if they go to a folder.
         say: called with a line about what the run waits for, and about the cluster once it is ready.
 
@@ -66,7 +67,7 @@ class RayExecutor:
     """
 
     def __init__(
-        self, cluster: ClusterOptions, workers: int | None, model: Model, out: str, say: Callable[[str], None]
+        self, cluster: ClusterOptions, workers: int | None, model: ModelForHosts, out: str, say: Callable[[str], None]
     ) -> None:
         assert cluster.cluster is not None
         if importlib.util.find_spec("ray") is None:
@@ -99,10 +100,9 @@ class RayExecutor:
         }
 
     def __str__(self) -> str:
-        ready, each = self._ready, f"{self._plan.cpus} CPU{'s' if self._plan.cpus > 1 else ''}"
+        ready, each = self._ready, counted(self._plan.cpus, "CPU")
         gpus = f" and {self._plan.gpus:g} GPU" if self._plan.gpus else ""
-        hosts = "1 host" if ready.hosts == 1 else f"{ready.hosts} hosts"
-        workers = "1 worker" if ready.actors == 1 else f"{ready.actors} workers"
+        hosts, workers = counted(ready.hosts, "host"), counted(ready.actors, "worker")
         return f"Ray {ready.ray}, {hosts}, {workers} of {each}{gpus}; {ready.ran}, batches of {ready.batch_size} slices"
 
     def do(self, work: WorkerConfig, jobs: Sequence[CaseRequest]) -> Iterator[CaseResult]:
@@ -176,37 +176,28 @@ def infer_on_cluster(
         ParotidSegError: as `model_for_hosts`, `RayExecutor` and `infer_at`.
     """
     url, on_hosts = url_of(out), model_for_hosts(model, options, say)
-    if not url:
-        with closing(RayExecutor(cluster, options.workers, on_hosts, "", say)) as executor:
-            return infer_at(
+    if url and options.report:
+        say(f"no report.html: its pictures would have to be downloaded from {url}")
+        options = replace(options, report=False)
+    with mirrored(url) if url else nullcontext() as mirror:
+        results = mirror.url if mirror else ""
+        with closing(RayExecutor(cluster, options.workers, on_hosts, results, say)) as executor:
+            summary = infer_at(
                 executor,
                 scans,
-                out.resolve(),
+                mirror.folder if mirror else out.resolve(),
                 options,
-                find=find_anywhere,
+                find=partial(find_anywhere, out=results),
                 model_name=model.name,
                 say=say,
                 progress=progress,
             )
-    if options.report:
-        say(f"no report.html: its pictures would have to be downloaded from {url}")
-        options = replace(options, report=False)
-    with mirrored(url) as mirror, closing(RayExecutor(cluster, options.workers, on_hosts, mirror.url, say)) as executor:
-        find = partial(find_anywhere, out=mirror.url)
-        summary = infer_at(
-            executor,
-            scans,
-            mirror.folder,
-            options,
-            find=find,
-            model_name=model.name,
-            say=say,
-            progress=progress,
-        )
-        return replace(summary, out=out)
+    return replace(summary, out=out) if url else summary
 
 
-def model_for_hosts(model: ModelOptions, options: InferOptions, say: Callable[[str], None] = lambda _: None) -> Model:
+def model_for_hosts(
+    model: ModelOptions, options: InferOptions, say: Callable[[str], None] = lambda _: None
+) -> ModelForHosts:
     """A model file as it is sent to the hosts.
 
     Args:
@@ -235,7 +226,7 @@ def model_for_hosts(model: ModelOptions, options: InferOptions, say: Callable[[s
         )
     else:
         files = {file.name: read_model(file)[0]}
-    return Model(
+    return ModelForHosts(
         file.name,
         files,
         "onnxruntime" if backend == AUTO else backend,

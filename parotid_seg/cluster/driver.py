@@ -13,8 +13,8 @@ from typing import IO, Any
 
 import ray
 
+from parotid_seg.cluster.driver_messages import Ended, ModelForHosts, Notice, Plan, Ready, RunRequest
 from parotid_seg.cluster.host import ActorConfig, Host, load_on_host
-from parotid_seg.cluster.messages import Ended, Model, Notice, Plan, Ready, RunRequest
 from parotid_seg.errors import InputError, ParotidSegError
 from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, OutputFailure, failed
 from parotid_seg.runtime.pipeline.protocol.worker_stdio import ends, send
@@ -151,7 +151,7 @@ def _version() -> str:
     return VERSION
 
 
-def _described(model: Model, cpus: int) -> Ready | OutputFailure:
+def _described(model: ModelForHosts, cpus: int) -> Ready | OutputFailure:
     """On a host: load the model once, and describe it."""
     try:
         backend = load_on_host(model, cpus)

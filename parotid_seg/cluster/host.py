@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.cluster.messages import Model, RunRequest
+from parotid_seg.cluster.driver_messages import ModelForHosts, RunRequest
 from parotid_seg.cluster.stage import Stage
 from parotid_seg.cluster.urls import url_of
 from parotid_seg.errors import ModelError, OutputError, ParotidSegError
@@ -36,7 +36,7 @@ class ActorConfig:
         ran: engine, device and precision that the model must run with, so that all masks are computed alike.
     """
 
-    model: Model
+    model: ModelForHosts
     request: RunRequest
     cpus: int
     ran: ExecutionInfo
@@ -137,7 +137,7 @@ class _Cases:
 SHARED = "scans and --out must be in storage that all hosts share, at the same path"
 
 
-def load_on_host(model: Model, cpus: int) -> Backend:
+def load_on_host(model: ModelForHosts, cpus: int) -> Backend:
     """Load a model from the bytes of its files.
 
     Raises:

@@ -40,10 +40,10 @@ def bench(
     with one_line_errors(), extra("bench"), following(quiet) as line:
         from parotid_seg.bench.bench import bench as run
         from parotid_seg.bench.inputs import scans_for
-        from parotid_seg.bench.picture import draw
         from parotid_seg.bench.report import report
         from parotid_seg.bench.selection import select_engines
-        from parotid_seg.export.engine import runnable
+        from parotid_seg.bench.speed_chart import draw
+        from parotid_seg.export.build_engine import runnable
         from parotid_seg.files import make_folder, write_text
         from parotid_seg.models import DEFAULT_MODEL
 
@@ -75,7 +75,7 @@ def compare(
     or batch size counts as slower, too. Exit status: 0 nothing is slower, 1 something is slower, 3 undecided.
     """
     with one_line_errors():
-        from parotid_seg.bench.compare import compare_files
+        from parotid_seg.bench.compare_results import compare_files
 
         comparison = compare_files(old, new)
         if not quiet:

@@ -19,7 +19,7 @@ from parotid_seg.runtime.segmentation.options import SegmentationOptions
 
 if TYPE_CHECKING:
     from parotid_seg.commands.terminal import Line
-    from parotid_seg.commission.run import Model, Order
+    from parotid_seg.commission.commissioning import Order, RunnableModel
     from parotid_seg.runtime.engines.base import Backend
     from parotid_seg.runtime.pipeline.options import InferOptions
     from parotid_seg.runtime.pipeline.run import Outcome
@@ -53,7 +53,7 @@ def commission(
     4 a limit missed or a fault found, 130 interrupted.
     """
     with one_line_errors("finished masks are kept, and the same command goes on"):
-        from parotid_seg.commission.run import commission as run
+        from parotid_seg.commission.commissioning import commission as run
 
         if options.against is not None and model.triton is not None:
             raise UsageError("--against: runs a second model here, expected no --triton")
@@ -81,11 +81,11 @@ def _order(
     line: Line,
 ) -> Order:
     """What the command line asks for; what it names is read and checked before anything is computed."""
+    from parotid_seg.commission.commissioning import Order
     from parotid_seg.commission.drift import Earlier
+    from parotid_seg.commission.labelled import choose
     from parotid_seg.commission.limits import read_limits
-    from parotid_seg.commission.patients import choose
     from parotid_seg.commission.record import read_commission
-    from parotid_seg.commission.run import Order
     from parotid_seg.runtime.pipeline.options import InferOptions
 
     with_segmentation = InferOptions(**vars(segmentation))
@@ -114,14 +114,14 @@ def _is_in(earlier: Path, out: Path) -> bool:
     return (earlier if earlier.is_dir() else earlier.parent).resolve() == out.resolve()
 
 
-def _model(model: ModelOptions, options: InferOptions, line: Line) -> Model:
+def _model(model: ModelOptions, options: InferOptions, line: Line) -> RunnableModel:
     """A model, which is loaded when it is first needed, and only once.
 
     Raises:
         MissingModelError: if there is no such file.
     """
     from parotid_seg.commands.model import load_model
-    from parotid_seg.commission.run import Model
+    from parotid_seg.commission.commissioning import RunnableModel
     from parotid_seg.runtime.pipeline.executor import LocalExecutor
 
     if model.triton is None and not exists(model.file):
@@ -134,4 +134,4 @@ def _model(model: ModelOptions, options: InferOptions, line: Line) -> Model:
     name = "the packaged model" if model.model is None else str(model.model)
     if model.triton is not None:
         name = f"the model served at {model.triton}"
-    return Model(name, lambda: LocalExecutor(load, options, line.say))
+    return RunnableModel(name, lambda: LocalExecutor(load, options, line.say))

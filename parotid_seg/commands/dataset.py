@@ -11,6 +11,7 @@ from parotid_seg.commands.options import with_options
 from parotid_seg.commands.shared import Quiet, Verbose, one_line_errors
 from parotid_seg.commands.terminal import following
 from parotid_seg.dataset.options import DataSetOptions
+from parotid_seg.wording import counted
 
 if TYPE_CHECKING:
     from parotid_seg.dataset.build import Built
@@ -43,8 +44,8 @@ def dataset(
 
 def _last_line(built: Built) -> str:
     """The counts, and where to read more."""
-    scans = f"{built.labelled} scan{'s' * (built.labelled != 1)} with contours{_to_review(built.flagged)}"
-    items = f"{built.left_out} item{'s' * (built.left_out != 1)} not used{_to_review(built.look_at)}"
+    scans = f"{counted(built.labelled, 'scan')} with contours{_to_review(built.flagged)}"
+    items = f"{counted(built.left_out, 'item')} not used{_to_review(built.look_at)}"
     tables = f"cases.csv and left_out.csv in {built.private}"
     return f"{scans}, {built.unlabelled} without, {built.made} made now; {items}; see {tables}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from parotid_seg.export.engine import Progress, runnable
+from parotid_seg.export.build_engine import Progress, runnable
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.load import load_backend, output_for
 from parotid_seg.runtime.engines.options import ModelOptions

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from parotid_seg.files import visible
 from parotid_seg.scan.labels import from_the_right, plain_name
+from parotid_seg.wording import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,11 @@ log = logging.getLogger(__name__)
 
 
 class Line:
-    """Progress as a bar on a terminal and as plain lines elsewhere; errors always go to stderr."""
+    """Progress as a bar on a terminal and as plain lines elsewhere; errors always go to stderr.
+
+    Attributes:
+        bar: is shown while it is entered, if the output is a terminal.
+    """
 
     def __init__(self, quiet: bool) -> None:
         from rich.console import Console
@@ -36,16 +41,8 @@ class Line:
         self._console = Console(highlight=False, soft_wrap=True, markup=False)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         visible = self._console.is_terminal and not quiet
-        self._bar = Progress(*columns, console=self._console, disable=not visible, transient=True)
-        self._task = self._bar.add_task("scans", total=None, visible=False)
-
-    def start(self) -> None:
-        """Show the bar, if the output is a terminal."""
-        self._bar.start()
-
-    def stop(self) -> None:
-        """Remove the bar."""
-        self._bar.stop()
+        self.bar = Progress(*columns, console=self._console, disable=not visible, transient=True)
+        self._task = self.bar.add_task("scans", total=None, visible=False)
 
     def say(self, text: str) -> None:
         """Print one line, unless the user has set --quiet."""
@@ -54,7 +51,7 @@ class Line:
 
     def error(self, text: str) -> None:
         """Print an error."""
-        if self._bar.disable:
+        if self.bar.disable:
             print_error(text)
         else:
             self._console.print(f"parotid-seg: {visible(text)}")
@@ -64,22 +61,19 @@ class Line:
         if text != self._phase:
             self._phase = text
             log.info("%s", text)
-        self._bar.update(self._task, description=text, completed=done, total=steps, visible=True)
+        self.bar.update(self._task, description=text, completed=done, total=steps, visible=True)
 
     def advance(self, total: int) -> None:
         """Advance the bar by one scan."""
-        self._bar.update(self._task, total=total, advance=1, visible=True)
+        self.bar.update(self._task, total=total, advance=1, visible=True)
 
 
 @contextlib.contextmanager
 def following(quiet: bool) -> Iterator[Line]:
     """A `Line` for as long as a command runs."""
     line = Line(quiet)
-    line.start()
-    try:
+    with line.bar:
         yield line
-    finally:
-        line.stop()
 
 
 def print_error(text: str) -> None:
@@ -144,10 +138,6 @@ FIGURES = {
     "miou": ("MIoU", 4),
 }
 """Figures in words, and their decimals."""
-CASE_FIGURES = ("mpa", "macc", "miou")
-"""Figures of a whole case, not of a structure."""
-SIGNED = ("volume_error_ml", "mean_error_gy")
-"""Figures whose absolute values are compared between sets of masks."""
 SHORT = ("dsc", "surface_dsc_2mm", "hd95_mm", "apl_mm", "volume_error_ml", "mean_error_gy", "mean_error_abs_gy")
 """Figures of the short tables."""
 WIDTH, WIDE = 120, 200
@@ -188,7 +178,7 @@ def print_comparison(result: ComparisonRecord, *, every_figure: bool) -> None:
     """
     from rich.table import Table
 
-    from parotid_seg.runtime.compare import LOWER_IS_BETTER
+    from parotid_seg.runtime.compare import ABSOLUTE, LOWER_IS_BETTER
 
     console = _console(every_figure)
     lines = (f"A: {result.a}", f"B: {result.b}", f"references: {result.references}", result.verdict)
@@ -199,7 +189,7 @@ def print_comparison(result: ComparisonRecord, *, every_figure: bool) -> None:
     for each in sorted(result.differences, key=lambda each: order.index(each.structure)):
         if every_figure or each.figure in SHORT:
             title, lower = FIGURES[each.figure][0], each.figure in LOWER_IS_BETTER
-            absolute = "" if each.figure not in SIGNED else "absolute "
+            absolute = "absolute " if each.figure in ABSOLUTE else ""
             numbers = (each.mean_a, each.mean_b, each.difference, each.low, each.high)
             mean_a, mean_b, *signed = (_number(each.figure, number) for number in numbers)
             difference, low, high = (f"+{text}" if text[0].isdigit() else text for text in signed)
@@ -219,7 +209,7 @@ def print_commission(record: CommissionRecord, out: Path) -> None:
     from rich.table import Table
 
     from parotid_seg.commission.expected import in_words
-    from parotid_seg.commission.page import limit_in_words, trained_on, verdict_in_words
+    from parotid_seg.commission.report_page import limit_in_words, trained_on, verdict_in_words
 
     console = _console(False)
 
@@ -247,9 +237,8 @@ def print_commission(record: CommissionRecord, out: Path) -> None:
         say(text)
     if record.against:
         say(record.against.advice + ("" if record.against.equal else f" {record.against.comparison.verdict}"))
-    patients = len(record.patients.names)
-    where = f"on {patients} patient{'s' * (patients != 1)}"
-    say(f"{verdict_in_words(record)} {where}; report.html and commission.json in {out}")
+    patients = counted(len(record.patients.names), "patient")
+    say(f"{verdict_in_words(record)} on {patients}; report.html and commission.json in {out}")
 
 
 def _console(wide: bool) -> Console:
@@ -260,6 +249,8 @@ def _console(wide: bool) -> Console:
 
 def _table_of_cases(result: Evaluation) -> Table:
     from rich.table import Table
+
+    from parotid_seg.runtime.evaluate import CASE_FIGURES
 
     planned = f"{result.together} mean_error_gy" in result.means
     figures = [each for each in FIGURES if each not in CASE_FIGURES and (planned or not each.endswith("_gy"))]
@@ -274,8 +265,8 @@ def _table_of_cases(result: Evaluation) -> Table:
 
 def _mean_text(figure: str, mean: Mean) -> str:
     low, middle, high = (_number(figure, number) for number in (mean.low, mean.mean, mean.high))
-    counted = ((mean.missed, "empty in one"), (mean.absent, "without"))
-    further = "".join(f", {count} {what}" for count, what in counted if count)
+    excluded = ((mean.missed, "empty in one"), (mean.absent, "without"))
+    further = "".join(f", {count} {what}" for count, what in excluded if count)
     return f"{middle}{further}" if mean.cases == 1 else f"{middle} ({low} to {high}){further}"
 
 

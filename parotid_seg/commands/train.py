@@ -44,7 +44,7 @@ def train(
         return resume_advice(out)
 
     with one_line_errors(advice), extra("train"), following(quiet) as line:
-        from parotid_seg.train.data.dataset import open_data_sets
+        from parotid_seg.train.data.data_set import open_data_sets
         from parotid_seg.train.settings import check_init, load_config
 
         config = partial(load_config, options.preset, options.config, **options.overrides)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from parotid_seg.commission.record import Equal, ModelRecord
+from parotid_seg.commission.record import CommissionModelRecord, Equal
 from parotid_seg.contract import Contract
 from parotid_seg.runtime.compare import FEWEST, ComparisonRecord
 from parotid_seg.scan.seen import is_packaged
 
 
 def equality(
-    models: tuple[ModelRecord, ModelRecord],
+    models: tuple[CommissionModelRecord, CommissionModelRecord],
     contracts: tuple[Contract, Contract],
     masks: tuple[Mapping[str, str], Mapping[str, str]],
 ) -> Equal | None:
@@ -28,7 +28,9 @@ def equality(
     return "masks" if masks[0] == masks[1] and contracts[0].labels == contracts[1].labels else None
 
 
-def advice(comparison: ComparisonRecord, a: ModelRecord, b: ModelRecord, equal: Equal | None) -> str:
+def advice(
+    comparison: ComparisonRecord, a: CommissionModelRecord, b: CommissionModelRecord, equal: Equal | None
+) -> str:
     """Which model to use.
 
     Args:

@@ -14,9 +14,9 @@ from parotid_seg.commission.record import CommissionRecord, ConditionChange, Dri
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.files import is_real_file, is_taken, make_folder_in
 from parotid_seg.metrics import dice
-from parotid_seg.runtime.evaluate import some_of
 from parotid_seg.runtime.label_match import LabelMatch, match_labels
 from parotid_seg.scan.nifti import check_same_voxels, read_mask
+from parotid_seg.wording import some_of
 
 EARLIER, MASKS, EXAMPLE = "earlier", "masks", "example"
 """Folders of a commissioning: earlier ones of the same folder, masks of the patients, and that of the example."""
@@ -170,8 +170,7 @@ def _inputs_changed(same: Mapping[str, tuple[MaskRecord, MaskRecord]]) -> Iterat
 
 def _verdict(date: str, compared: int, changed: Sequence[MaskChange], conditions: Sequence[ConditionChange]) -> str:
     since = f"those of {date[:10]}"
-    different = "; ".join(map(in_words, conditions[:MOST_NAMED]))
-    different += f" and {len(conditions) - MOST_NAMED} more" if len(conditions) > MOST_NAMED else ""
+    different = some_of(map(in_words, conditions), MOST_NAMED, separator="; ")
     if not compared:
         return f"no drift can be told: no patient is in this run and in that of {date[:10]}"
     if not changed:

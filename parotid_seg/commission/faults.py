@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from parotid_seg.commission.record import FaultKind, FaultRecord
 from parotid_seg.metrics import bootstrap_mean, dice
 from parotid_seg.runtime.compare import paired_confidence
-from parotid_seg.runtime.evaluate import some_of
 from parotid_seg.scan.components import label_boxes
 from parotid_seg.scan.labels import mirrored_labels, plain_name
 from parotid_seg.scan.volume import Mask
+from parotid_seg.wording import counted, some_of
 
 REACH = 2
 """Largest shift that is tried, in voxels along each axis."""
@@ -212,11 +212,7 @@ def _shift(compared: _Compared) -> Iterator[FaultRecord]:
 
 def _step_in_words(back: tuple[int, ...]) -> str:
     """The shift that a shift by these voxels takes back."""
-    parts = [
-        f"{abs(step)} voxel{'s' if abs(step) > 1 else ''} to {TOWARDS[axis][step < 0]}"
-        for axis, step in enumerate(back)
-        if step
-    ]
+    parts = [f"{counted(abs(step), 'voxel')} to {TOWARDS[axis][step < 0]}" for axis, step in enumerate(back) if step]
     return " and ".join(parts)
 
 

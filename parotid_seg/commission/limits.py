@@ -10,9 +10,8 @@ from typing import Any
 
 from parotid_seg.commission.record import LimitRecord
 from parotid_seg.errors import InputError, OptionError
-from parotid_seg.records import read_toml
+from parotid_seg.records import finite_or_none, read_toml
 from parotid_seg.runtime.evaluate import Evaluation, Mean
-from parotid_seg.runtime.evaluation_record import finite_or_none
 from parotid_seg.scan.labels import from_the_right, plain_name
 
 TABLE = "limits"

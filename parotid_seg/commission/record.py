@@ -8,9 +8,9 @@ from typing import Literal
 
 from parotid_seg.errors import InputError, OptionError, RecordError
 from parotid_seg.files import exists
-from parotid_seg.records import is_plain_name, read_record
+from parotid_seg.records import Record, is_plain_name, read_record
 from parotid_seg.runtime.compare import ComparisonRecord
-from parotid_seg.runtime.evaluation_record import EvaluationRecord, Record
+from parotid_seg.runtime.evaluation_record import EvaluationRecord
 
 NAME = "commission.json"
 SCHEMA_VERSION = 1
@@ -104,7 +104,7 @@ class PatientsRecord(Record, frozen=True, kw_only=True):
     notes: list[str]
 
 
-class ModelRecord(Record, frozen=True, kw_only=True):
+class CommissionModelRecord(Record, frozen=True, kw_only=True):
     """A model.
 
     Attributes:
@@ -132,7 +132,7 @@ class AgainstRecord(Record, frozen=True, kw_only=True):
             these patients; null if masks differ.
     """
 
-    model: ModelRecord
+    model: CommissionModelRecord
     advice: str
     comparison: ComparisonRecord
     equal: Equal | None = None
@@ -256,7 +256,7 @@ class CommissionRecord(Record, frozen=True, kw_only=True):
     begun: str
     ended: str
     passed: bool
-    model: ModelRecord
+    model: CommissionModelRecord
     patients: PatientsRecord
     limits: list[LimitRecord]
     faults: list[FaultRecord]

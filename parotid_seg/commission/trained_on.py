@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from parotid_seg.commission.patients import Labelled
-from parotid_seg.commission.record import ModelRecord
+from parotid_seg.commission.labelled import Labelled
+from parotid_seg.commission.record import CommissionModelRecord
 from parotid_seg.contract import Contract
 from parotid_seg.scan.seen import Seen, hash_of_scan
 
@@ -33,7 +33,9 @@ class Hashes:
         return self._known[key]
 
 
-def model_record(name: str, sha256: str, contract: Contract, tested: Iterable[str], hashes: Hashes) -> ModelRecord:
+def model_record(
+    name: str, sha256: str, contract: Contract, tested: Iterable[str], hashes: Hashes
+) -> CommissionModelRecord:
     """The record of a model.
 
     Args:
@@ -48,10 +50,10 @@ def model_record(name: str, sha256: str, contract: Contract, tested: Iterable[st
     """
     seen = Seen.recorded(contract.training)
     found = [each for each in tested if seen.has(hashes.of(each, contract))] if seen.scans else []
-    return ModelRecord(name=name, sha256=sha256, trained_on=tuple(found), scans_complete=seen.complete)
+    return CommissionModelRecord(name=name, sha256=sha256, trained_on=tuple(found), scans_complete=seen.complete)
 
 
-def in_words(model: ModelRecord, tested: int) -> str:
+def in_words(model: CommissionModelRecord, tested: int) -> str:
     """Whether a model was trained on some of so many tested patients."""
     if found := model.trained_on:
         text = f"{model.name} was trained on {len(found)} of these {tested} patients ({', '.join(found)}): "

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parotid_seg.dataset.cases import ENDING, Making
-from parotid_seg.dataset.find import MODALITY, Candidate, Wanted, find_candidates
+from parotid_seg.dataset.find_scans import MODALITY, CandidateScan, Wanted, find_candidates
 from parotid_seg.dataset.left_out import NotUsed, write_left_out
 from parotid_seg.dataset.options import DEFAULTS, DataSetOptions
-from parotid_seg.dataset.private import LABELLED, UNLABELLED, Case, Private, opened, write_cases
+from parotid_seg.dataset.private import LABELLED, UNLABELLED, DataSetCase, Private, opened, write_cases
 from parotid_seg.dataset.roi_names import RoiNames, read_names
 from parotid_seg.dataset.splits import (
     TEST,
@@ -121,7 +121,7 @@ def build(
     return Built(counts[LABELLED], counts[UNLABELLED], making.made, flagged, len(not_used), look_at, beside)
 
 
-def _check_lists(private: Private, earlier: Splits, contoured: Sequence[Case], options: DataSetOptions) -> None:
+def _check_lists(private: Private, earlier: Splits, contoured: Sequence[DataSetCase], options: DataSetOptions) -> None:
     """Check the lists of patients and how many are to be held out, before anything is converted.
 
     Args:
@@ -195,7 +195,7 @@ def _description(data: Path, private: Private, splits: Splits) -> dict[str, obje
     }
 
 
-def _identities(cases: Mapping[Candidate, Case]) -> dict[str, dict[str, str]]:
+def _identities(cases: Mapping[CandidateScan, DataSetCase]) -> dict[str, dict[str, str]]:
     """Patient ID and UIDs of each case of this run."""
     return {
         case.name: {

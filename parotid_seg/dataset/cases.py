@@ -13,9 +13,9 @@ from pathlib import Path
 
 from parotid_seg.dataset.contoured import Contoured
 from parotid_seg.dataset.convert import canonical, check_sides, draw, unusual_volumes, write_volume
-from parotid_seg.dataset.find import Candidate
+from parotid_seg.dataset.find_scans import CandidateScan
 from parotid_seg.dataset.left_out import SERIES, STRUCTURES, NotUsed
-from parotid_seg.dataset.private import FOLDERS, LABELLED, UNLABELLED, Case, Private
+from parotid_seg.dataset.private import FOLDERS, LABELLED, UNLABELLED, DataSetCase, Private
 from parotid_seg.dataset.splits import TRAIN
 from parotid_seg.dicom.read.volume import read_series
 from parotid_seg.errors import OutputError, ScanError
@@ -53,13 +53,13 @@ class Making:
     skip: Callable[[NotUsed], None]
     made: int = 0
 
-    def cases_of(self, candidates: Sequence[Candidate]) -> dict[Candidate, Case]:
+    def cases_of(self, candidates: Sequence[CandidateScan]) -> dict[CandidateScan, DataSetCase]:
         """The case of each scan; new ones are numbered in an order that reveals nothing about patients and folders."""
         ordered = sorted(candidates, key=lambda each: hashlib.sha256(_name(each).encode()).hexdigest())
         pseudonym = self.private.pseudonym
         return {each: self.private.case_of(pseudonym(_name(each)), pseudonym(each.patient_id)) for each in ordered}
 
-    def labelled(self, cases: Mapping[Candidate, Case]) -> dict[Candidate, Case]:
+    def labelled(self, cases: Mapping[CandidateScan, DataSetCase]) -> dict[CandidateScan, DataSetCase]:
         """Make the cases with labels.
 
         Returns:
@@ -84,7 +84,7 @@ class Making:
             others[candidate] = self._without_files(case) if case.kind == LABELLED else case
         return others
 
-    def unlabelled(self, scans: Mapping[Candidate, Case], roles: Mapping[str, str]) -> None:
+    def unlabelled(self, scans: Mapping[CandidateScan, DataSetCase], roles: Mapping[str, str]) -> None:
         """Make the cases without labels, except those of held-out patients.
 
         Args:
@@ -105,7 +105,7 @@ class Making:
             except ScanError as error:
                 self.skip(NotUsed.because(SERIES, candidate.series.folder, error))
 
-    def _label(self, candidate: Candidate, contoured: Contoured, case: Case) -> None:
+    def _label(self, candidate: CandidateScan, contoured: Contoured, case: DataSetCase) -> None:
         key = _key(candidate)
         if self._is_there(case, LABELLED, key):
             return
@@ -122,7 +122,7 @@ class Making:
         labelled_case = replace(case, kind=LABELLED, key=key, labels=shown, flags=flags)
         self._keep(replace(labelled_case, folder=str(candidate.series.folder), structures=str(path), by=contoured.by))
 
-    def _keep_scan(self, candidate: Candidate, case: Case) -> None:
+    def _keep_scan(self, candidate: CandidateScan, case: DataSetCase) -> None:
         key = _key(replace(candidate, contoured=None))
         if self._is_there(case, UNLABELLED, key):
             return
@@ -139,19 +139,19 @@ class Making:
             )
         )
 
-    def _keep(self, case: Case) -> None:
+    def _keep(self, case: DataSetCase) -> None:
         self.private.keep(case)
         self.made += 1
         description = "; ".join((", ".join(case.labels) or "no labels", *map(sentence, case.flags)))
         self.say(f"{case.name}: {description}")
 
-    def _is_there(self, case: Case, kind: str, key: str) -> bool:
+    def _is_there(self, case: DataSetCase, kind: str, key: str) -> bool:
         files = [self._image_path(case, kind), *([self._label_path(case)] if kind == LABELLED else [])]
         return (case.kind, case.key) == (kind, key) and all(path.is_file() for path in files)
 
-    def _without_files(self, case: Case) -> Case:
+    def _without_files(self, case: DataSetCase) -> DataSetCase:
         """Remove the files of a case."""
-        case = Case(case.name, case.series, case.patient)
+        case = DataSetCase(case.name, case.series, case.patient)
         self.private.keep(case)
         for path in (*(self._image_path(case, kind) for kind in (LABELLED, UNLABELLED)), self._label_path(case)):
             try:
@@ -160,19 +160,19 @@ class Making:
                 raise OutputError(f"cannot be removed ({error.strerror})", path=path) from error
         return case
 
-    def _image_path(self, case: Case, kind: str) -> Path:
+    def _image_path(self, case: DataSetCase, kind: str) -> Path:
         return self.out / ("imagesTr" if kind == LABELLED else "imagesUn") / f"{case.name}_0000{ENDING}"
 
-    def _label_path(self, case: Case) -> Path:
+    def _label_path(self, case: DataSetCase) -> Path:
         return self.out / "labelsTr" / f"{case.name}{ENDING}"
 
 
-def _name(candidate: Candidate) -> str:
+def _name(candidate: CandidateScan) -> str:
     """A unique identifier of a scan."""
     return f"{candidate.series.series_uid} {candidate.series.part}"
 
 
-def _key(candidate: Candidate) -> str:
+def _key(candidate: CandidateScan) -> str:
     """Key of a case's sources: which images and contours, in files of which sizes and dates.
 
     Raises:
@@ -198,7 +198,7 @@ def _state(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _read(candidate: Candidate) -> NiftiScan:
+def _read(candidate: CandidateScan) -> NiftiScan:
     try:
         return with_care((candidate.series,), read_series, candidate.series)
     except ScanError as error:

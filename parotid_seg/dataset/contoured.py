@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from parotid_seg.dataset.roi_names import RoiNames
-from parotid_seg.dataset.structures import Roi, StructureSet
+from parotid_seg.dataset.structures import ListedRoi, StructureSet
 from parotid_seg.dicom.write.objects import MAKER
 from parotid_seg.errors import ScanError
 
@@ -41,7 +41,7 @@ class Contoured:
 
     structures: StructureSet
     by: str
-    rois: dict[str, tuple[Roi, ...]]
+    rois: dict[str, tuple[ListedRoi, ...]]
     unused: tuple[Unused, ...]
     near: bool
 
@@ -54,7 +54,7 @@ def read_meaning(structures: StructureSet, by: str, names: RoiNames, frame_of_re
     """
     meanings = [(roi, names.meaning(roi.name.value, roi.name.readings)) for roi in structures.rois]
     labels_by_user = {meaning.label for roi, meaning in meanings if meaning.own and roi.contours}
-    rois: dict[str, tuple[Roi, ...]] = {}
+    rois: dict[str, tuple[ListedRoi, ...]] = {}
     others = []
     for roi, meaning in meanings:
         reason, look_at_it = meaning.reason, meaning.near

@@ -32,7 +32,7 @@ LEAST_SEVERITY = 2
 
 
 @dataclass(frozen=True)
-class Case:
+class DataSetCase:
     """One scan of the data set.
 
     Attributes:
@@ -74,7 +74,7 @@ class _State:
     version: int
     salt: str
     labels: tuple[str, ...]
-    cases: tuple[Case, ...]
+    cases: tuple[DataSetCase, ...]
     lists: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -99,25 +99,25 @@ class Private:
     folder: Path
     salt: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
     labels: tuple[str, ...] = ()
-    cases: dict[str, Case] = field(default_factory=dict)
+    cases: dict[str, DataSetCase] = field(default_factory=dict)
     lists: dict[str, str] = field(default_factory=dict)
 
     def pseudonym(self, identifier: str) -> str:
         """A salted hash of a patient's ID or a UID, by which it is recognised but not revealed."""
         return hashlib.blake2b(identifier.encode(), key=bytes.fromhex(self.salt), digest_size=16).hexdigest()
 
-    def case_of(self, series: str, patient: str) -> Case:
+    def case_of(self, series: str, patient: str) -> DataSetCase:
         """The case of a series, by pseudonyms; a new one gets the next number."""
         for case in self.cases.values():
             if case.series == series:
                 self.cases[case.name] = dataclasses.replace(case, patient=patient)
                 return self.cases[case.name]
         number = 1 + max((int(name.rpartition("_")[2]) for name in self.cases), default=0)
-        case = Case(f"case_{number:04d}", series, patient)
+        case = DataSetCase(f"case_{number:04d}", series, patient)
         self.cases[case.name] = case
         return case
 
-    def keep(self, case: Case) -> None:
+    def keep(self, case: DataSetCase) -> None:
         """Record a case on disk.
 
         Raises:

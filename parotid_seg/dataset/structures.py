@@ -27,7 +27,7 @@ from parotid_seg.files import open_input
 
 
 @dataclass(frozen=True)
-class Roi:
+class ListedRoi:
     """One structure of a set.
 
     Attributes:
@@ -66,7 +66,7 @@ class StructureSet:
     label: str
     approval: str
     made: str
-    rois: tuple[Roi, ...]
+    rois: tuple[ListedRoi, ...]
     series_uids: frozenset[str]
     instance_uids: frozenset[str]
     frame_uids: frozenset[str]
@@ -140,10 +140,10 @@ def series_of(structures: StructureSet, series: Sequence[Series]) -> tuple[Serie
     raise ScanError("refers to a series that is not among the scans found", path=structures.path)
 
 
-def _roi(place: int, item: RoiItem, dataset: Dataset) -> Roi:
+def _roi(place: int, item: RoiItem, dataset: Dataset) -> ListedRoi:
     frame = str(item.roi.get("ReferencedFrameOfReferenceUID") or "")
     made_here = text_of(item.roi, "ROIGenerationDescription", dataset).value.startswith(MAKER)
-    return Roi(place, item.name, item.shown, sum(map(_has_points, item.contours)), frame, item.fault, made_here)
+    return ListedRoi(place, item.name, item.shown, sum(map(_has_points, item.contours)), frame, item.fault, made_here)
 
 
 def _has_points(contour: Dataset) -> bool:

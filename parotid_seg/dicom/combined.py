@@ -74,7 +74,7 @@ class Relation(Enum):
 
 
 @dataclass(frozen=True, eq=False)
-class _Contour:
+class _DrawnContour:
     """A contour, and the voxels it encloses within a window of the slice."""
 
     points: Points
@@ -166,24 +166,24 @@ def _without_doubles(points: Points) -> Points:
     return np.asarray(points[~doubled])
 
 
-def _contour(points: Points, rows: int, columns: int) -> _Contour:
+def _contour(points: Points, rows: int, columns: int) -> _DrawnContour:
     """A contour with its voxels in the smallest window that holds them."""
     first = np.clip(np.floor(points.min(axis=0)), 0, (rows, columns)).astype(int)
     stop = np.clip(np.ceil(points.max(axis=0)) + 1, first, (rows, columns)).astype(int)
     window = (slice(int(first[0]), int(stop[0])), slice(int(first[1]), int(stop[1])))
     height, width = (int(size) for size in stop - first)
     voxels = filled([points - first], height, width) if height and width else np.zeros((height, width), dtype=np.bool_)
-    return _Contour(points, window, voxels)
+    return _DrawnContour(points, window, voxels)
 
 
-def _union(contours: Sequence[_Contour], rows: int, columns: int) -> Area:
+def _union(contours: Sequence[_DrawnContour], rows: int, columns: int) -> Area:
     mask = np.zeros((rows, columns), dtype=np.bool_)
     for each in contours:
         mask[each.window] |= each.voxels
     return mask
 
 
-def _compared(contours: Sequence[_Contour]) -> NDArray[np.int64]:
+def _compared(contours: Sequence[_DrawnContour]) -> NDArray[np.int64]:
     """Values of `Relation` (contours, contours) of the first contour to the second."""
     turned = {Relation.INSIDE: Relation.AROUND, Relation.AROUND: Relation.INSIDE}
     relations = np.full((len(contours), len(contours)), Relation.APART.value)

@@ -12,9 +12,8 @@ from parotid_seg.contract import Contract
 from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.export.parity import contour_of, scans_in, torch_labels
 from parotid_seg.operating_range import OperatingRange
-from parotid_seg.runtime.calibrate import LEAST_GLANDS, LEAST_PATIENTS, Gland, calibrate, glands_of
-from parotid_seg.runtime.evaluate import some_of
-from parotid_seg.runtime.operating_range import SeenPatient, operating_range, seen_patient
+from parotid_seg.runtime.fit_calibration import LEAST_GLANDS, LEAST_PATIENTS, Gland, calibrate, glands_of
+from parotid_seg.runtime.fit_operating_range import SeenPatient, operating_range, seen_patient
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.scan.components import clean_labels
 from parotid_seg.scan.intensity import in_windows
@@ -22,6 +21,7 @@ from parotid_seg.scan.nifti import read_mask
 from parotid_seg.scan.seen import Seen, hash_of_scan
 from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.network import ParotidNet
+from parotid_seg.wording import some_of
 
 MASKS = "masks"
 """Folder of masks beside `imagesTr` and `labelsTr`, named as the contours."""

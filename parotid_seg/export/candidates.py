@@ -14,6 +14,7 @@ from onnx import ModelProto, NodeProto
 from parotid_seg.errors import ModelError
 from parotid_seg.export.parity import Parity, Run
 from parotid_seg.export.quantise import quantise
+from parotid_seg.runtime.engines.onnxruntime.cpu import session_options
 from parotid_seg.runtime.engines.rewriting.precision import LADDER, is_within, lower, module_of
 from parotid_seg.runtime.tolerance import GATES
 from parotid_seg.scan.chunks import Inputs
@@ -27,7 +28,7 @@ Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ExportCandidate:
     """A graph that may be exported.
 
     Attributes:
@@ -43,7 +44,9 @@ class Candidate:
     steps: tuple[str, ...] = ()
 
 
-def make(precision: str, model: ModelProto, parity: Parity, report: Report, *, symmetric: bool = False) -> Candidate:
+def make(
+    precision: str, model: ModelProto, parity: Parity, report: Report, *, symmetric: bool = False
+) -> ExportCandidate:
     """The FP32 graph in a precision.
 
     Args:
@@ -58,8 +61,8 @@ def make(precision: str, model: ModelProto, parity: Parity, report: Report, *, s
     if precision == "int8":
         report("measuring ranges for INT8 and comparing")
         fp32_parts = ("resampling", "last layer", "everything but products and convolutions")
-        return Candidate(precision, quantise(model, list(parity.inputs()), symmetric=symmetric), fp32_parts)
-    return Candidate(precision, model)
+        return ExportCandidate(precision, quantise(model, list(parity.inputs()), symmetric=symmetric), fp32_parts)
+    return ExportCandidate(precision, model)
 
 
 def run_of(model: ModelProto) -> Run:
@@ -88,7 +91,7 @@ def scores_of(model: ModelProto) -> Callable[[Inputs], NDArray[np.float32]]:
     return scores
 
 
-def fastest(candidates: Sequence[Candidate], inputs: Inputs) -> tuple[Candidate, dict[str, float]]:
+def fastest(candidates: Sequence[ExportCandidate], inputs: Inputs) -> tuple[ExportCandidate, dict[str, float]]:
     """The candidate that takes least time for a chunk on this machine's CPU, and the speed of each over the first's.
 
     Candidates are timed in turns, and only times of the same turn are compared, because a shared machine's speed
@@ -113,7 +116,7 @@ def fastest(candidates: Sequence[Candidate], inputs: Inputs) -> tuple[Candidate,
     return chosen, {candidate.precision: round(float(speed), 2) for candidate, speed in pairs}
 
 
-def _lowest(model: ModelProto, parity: Parity, report: Report) -> Candidate:
+def _lowest(model: ModelProto, parity: Parity, report: Report) -> ExportCandidate:
     """FP16 with as little FP32 as passes: first one FP32 fallback after the other, then single modules."""
     steps: list[str] = []
 
@@ -135,7 +138,7 @@ def _lowest(model: ModelProto, parity: Parity, report: Report) -> Candidate:
         words = f"{' and '.join(fp32_parts) or 'nothing'} in FP32"
         lowered = passes(lambda node, rungs=rungs: any(rung.holds(node) for rung in rungs), words)  # type: ignore[misc]
         if lowered is not None:
-            return Candidate("fp16", lowered, fp32_parts, tuple(steps))
+            return ExportCandidate("fp16", lowered, fp32_parts, tuple(steps))
     modules = list(dict.fromkeys(module_of(node.name) for node in model.graph.node if node.op_type != "Cast"))
 
     def needed(among: list[str]) -> list[str]:
@@ -152,7 +155,7 @@ def _lowest(model: ModelProto, parity: Parity, report: Report) -> Candidate:
     )
     if lowered is None:
         raise ModelError(f"FP16 fails the comparison even with {', '.join(culprits)} in FP32; the last: {steps[-1]}")
-    return Candidate("fp16", lowered, (*(rung.name for rung in LADDER), *culprits), tuple(steps))
+    return ExportCandidate("fp16", lowered, (*(rung.name for rung in LADDER), *culprits), tuple(steps))
 
 
 def _on_ladder(node: NodeProto) -> bool:
@@ -160,6 +163,5 @@ def _on_ladder(node: NodeProto) -> bool:
 
 
 def _session(model: ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    content = model.SerializeToString()
+    return onnxruntime.InferenceSession(content, session_options(), providers=["CPUExecutionProvider"])

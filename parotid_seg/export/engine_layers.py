@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.export.engine import parse
+from parotid_seg.export.build_engine import parse
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.tensorrt.library import import_library, log_of
 

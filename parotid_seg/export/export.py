@@ -16,9 +16,9 @@ from onnx import ModelProto
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError, OptionError
+from parotid_seg.export.build_engine import Progress, build_engine, ready_to_build
 from parotid_seg.export.calibrate import calibrated_on
-from parotid_seg.export.candidates import Candidate, fastest, make
-from parotid_seg.export.engine import Progress, build_engine, ready_to_build
+from parotid_seg.export.candidates import ExportCandidate, fastest, make
 from parotid_seg.export.engine_layers import describe_network
 from parotid_seg.export.engine_proof import prove_engine
 from parotid_seg.export.onnx_file import halve_weights, to_onnx, with_contract
@@ -26,14 +26,13 @@ from parotid_seg.export.ops_by_dtype import of_layers, work_of
 from parotid_seg.export.options import AUTO, DEVICES, NONE, ExportOptions
 from parotid_seg.export.parity import Parity, scans_in
 from parotid_seg.export.proof import COMPUTED_ON_THE_CPU, LEAST_SHARE, Proof, draw_failure, prove
-from parotid_seg.export.triton.config import Serving
+from parotid_seg.export.triton.model_config import Serving
 from parotid_seg.export.triton.repository import check_entry, write_repository
 from parotid_seg.files import make_folder, write_bytes
-from parotid_seg.models import example_folder
 from parotid_seg.records import write_record
 from parotid_seg.runtime.engines.engine_file import sidecar_path
+from parotid_seg.runtime.pipeline.discovery import example_for
 from parotid_seg.runtime.tolerance import INT8_SCANS
-from parotid_seg.scan.intensity import is_ct
 from parotid_seg.train.checkpoint import Checkpoint, is_initial, load_checkpoint
 
 VERSIONS = {
@@ -71,7 +70,7 @@ class _Source(NamedTuple):
 class _Tried(NamedTuple):
     """A candidate, its proof, and the content of its file."""
 
-    candidate: Candidate
+    candidate: ExportCandidate
     proof: Proof
     content: bytes
 
@@ -105,7 +104,7 @@ def export(
     options = options or ExportOptions()
     _check(out, options)
     checkpoint = _loaded(checkpoint_path, report)
-    verify = options.verify or _example_for(checkpoint)
+    verify = options.verify or example_for(checkpoint.channels, "--verify")
     make_folder(out.parent)
     precisions, not_considered = _considered(options, checkpoint, report)
     source = _prepare(checkpoint, verify, options, report)
@@ -168,7 +167,7 @@ def _record_of(out: Path) -> Path:
 
 def _chosen(
     tried: Sequence[_Tried], source: _Source, record: dict[str, Any], out: Path, report: Report
-) -> tuple[Candidate, Proof]:
+) -> tuple[ExportCandidate, Proof]:
     """The candidate that passes; of several the fastest on this CPU, whose speeds `record` then gets.
 
     Raises:
@@ -315,16 +314,9 @@ def _add_engine(
     return engine
 
 
-def _file(candidate: Candidate, contract: Contract, weights: str) -> bytes:
+def _file(candidate: ExportCandidate, contract: Contract, weights: str) -> bytes:
     model = candidate.model
     if candidate.precision == "fp32" and weights == "fp16":
         model = halve_weights(model)
     stored = weights if candidate.precision == "fp32" else candidate.precision
     return with_contract(model, dataclasses.replace(contract, precision=candidate.precision, weights=stored))
-
-
-def _example_for(checkpoint: Checkpoint) -> Path:
-    if len(checkpoint.channels) != 1 or not is_ct(checkpoint.channels[0]):
-        channels = ", ".join(checkpoint.channels)
-        raise OptionError(f"--verify: the packaged example is a CT; name a folder of scans of the model's: {channels}")
-    return example_folder()

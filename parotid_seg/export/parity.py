@@ -18,7 +18,7 @@ from parotid_seg.metrics import dice
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.runtime.pipeline.discovery import find_scans
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
-from parotid_seg.runtime.tolerance import Difference, Tolerance, difference
+from parotid_seg.runtime.tolerance import MaskDifference, Tolerance, difference
 from parotid_seg.scan.chunks import Inputs, chunks, segmented
 from parotid_seg.scan.intensity import Windows, in_windows
 from parotid_seg.scan.nifti import read_mask
@@ -30,7 +30,7 @@ Run = Callable[[Inputs], Mask]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScanParity(Difference):
+class ScanParity(MaskDifference):
     """Exported against trained model on one scan; the worst structure's figures.
 
     Attributes:
@@ -69,7 +69,7 @@ class ScanParity(Difference):
         return f"{self.scan} ({size}), batches of {self.batch_size}: {super().__str__()}{lost}: {verdict}"
 
 
-class Comparison(NamedTuple):
+class ComparedScan(NamedTuple):
     """A scan at one size, with the trained model's mask."""
 
     scan: str
@@ -99,7 +99,7 @@ class Parity:
     def __init__(self, net: ParotidNet, contract: Contract, place: Path, batch: BatchProfile) -> None:
         self.contract, self.batch = contract, batch
         scans = scans_in(place, contract.channels)
-        self.comparisons: list[Comparison] = []
+        self.comparisons: list[ComparedScan] = []
         for number, sources in enumerate(scans):
             scan, first = read_scan(sources), sources[0]
             try:
@@ -110,7 +110,7 @@ class Parity:
             contour = read_mask(contour_file, like=scan)[0] if contour_file else None
             for each, outline in _sizes(volume, contour, batch.opt) if number == 0 else [(volume, contour)]:
                 expected = torch_labels(net, each, windows, contract.grid)
-                self.comparisons.append(Comparison(place_of(first).name, each, windows, expected, outline))
+                self.comparisons.append(ComparedScan(place_of(first).name, each, windows, expected, outline))
 
     def never_found(self) -> list[str]:
         """Labels that the trained model finds in none of the scans: equal masks prove nothing about them."""
@@ -156,16 +156,16 @@ class Parity:
         )
         return row.judged(gate)
 
-    def labels_of(self, run: Run, row: ScanParity) -> tuple[Comparison, Mask]:
+    def labels_of(self, run: Run, row: ScanParity) -> tuple[ComparedScan, Mask]:
         """A compared scan again with the export's labels, to show where they differ."""
         same = (each for each in self.comparisons if (each.scan, each.volume.shape) == (row.scan, row.size))
         comparison = next(same)
         return comparison, self._segmented(run, comparison, row.batch_size)
 
-    def _segmented(self, run: Run, comparison: Comparison, batch_size: int) -> Mask:
+    def _segmented(self, run: Run, comparison: ComparedScan, batch_size: int) -> Mask:
         return segmented(comparison.volume, comparison.windows, self.contract.grid, batch_size, run)
 
-    def _not_finite(self, scores: Callable[[Inputs], NDArray[np.float32]], comparison: Comparison) -> int:
+    def _not_finite(self, scores: Callable[[Inputs], NDArray[np.float32]], comparison: ComparedScan) -> int:
         scan_chunks = chunks(comparison.volume, comparison.windows, self.contract.grid, self.batch.opt)
         return sum(int(np.count_nonzero(~np.isfinite(scores(each.inputs)))) for each in scan_chunks)
 
@@ -200,7 +200,7 @@ def contour_of(scan: Path, channels: Sequence[str]) -> Path | None:
     return path if path.is_file() else None
 
 
-def compare(comparison: Comparison, labels: Mask, batch_size: int, count: int) -> ScanParity:
+def compare(comparison: ComparedScan, labels: Mask, batch_size: int, count: int) -> ScanParity:
     """Compare one export's labels (D, H, W) with the trained model's; `passed` is not set yet."""
     lost = None
     if comparison.contour is not None:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.export.candidates import Candidate, scores_of
+from parotid_seg.export.candidates import ExportCandidate, scores_of
 from parotid_seg.export.ops_by_dtype import OpsByDtype, of_graph, of_run
 from parotid_seg.export.parity import Parity, Run, ScanParity
 from parotid_seg.export.picture import draw_difference
@@ -109,7 +109,7 @@ def worst_of(rows: Sequence[ScanParity]) -> ScanParity:
 
 
 def prove(
-    candidate: Candidate, content: bytes, parity: Parity, work: Mapping[str, int], *, for_cpu: bool = True
+    candidate: ExportCandidate, content: bytes, parity: Parity, work: Mapping[str, int], *, for_cpu: bool = True
 ) -> Proof:
     """Load a candidate's file as a user would, compare its masks, and count.
 

@@ -20,10 +20,10 @@ from pynetdicom.dimse_messages import C_ECHO_RQ, C_STORE_RQ, DIMSEMessage
 from pynetdicom.dsutils import create_file_meta, encode_file_meta
 from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler
 
-from parotid_seg.node import objects
+from parotid_seg.node import received_objects
 from parotid_seg.node.inbox import Inbox
-from parotid_seg.node.objects import Refused, Spool
 from parotid_seg.node.options import ListenOptions
+from parotid_seg.node.received_objects import Refused, Spool
 
 if TYPE_CHECKING:
     from pynetdicom.pdu_primitives import P_DATA
@@ -243,22 +243,22 @@ class Messages(DIMSEServiceProvider):  # type: ignore[misc]
     def discard(self) -> None:
         """Remove an incomplete object."""
         for spool in self._spools:
-            spool.discard(objects.OVER)
+            spool.discard(received_objects.OVER)
 
     def _begin(self, message: DIMSEMessage) -> bytes:
         """The bytes before a data set in a file (DICOM PS3.10, section 7.1), if the data set is acceptable."""
         if not isinstance(message, C_STORE_RQ):
-            raise Refused(objects.UNRECOGNISED_OPERATION, "it is not a C-STORE request")
+            raise Refused(received_objects.UNRECOGNISED_OPERATION, "it is not a C-STORE request")
         accepted = {context.context_id: context for context in self.assoc.accepted_contexts}
         context = accepted.get(message.context_id)
         sop_class = str(message.command_set.get("AffectedSOPClassUID"))
         sop_instance = str(message.command_set.get("AffectedSOPInstanceUID"))
         if context is None or context.abstract_syntax != sop_class or sop_class not in self._sop_classes:
-            raise Refused(objects.CLASS_NOT_SUPPORTED, "its SOP class is not the one agreed on")
-        if not objects.UID.fullmatch(sop_instance):
-            raise Refused(objects.INVALID_INSTANCE, "its SOP instance UID is not valid")
+            raise Refused(received_objects.CLASS_NOT_SUPPORTED, "its SOP class is not the one agreed on")
+        if not received_objects.UID.fullmatch(sop_instance):
+            raise Refused(received_objects.INVALID_INSTANCE, "its SOP instance UID is not valid")
         if self._inbox.free_bytes() < self._spare:
-            raise Refused(objects.OUT_OF_RESOURCES, f"less than {self._spare >> 20} MiB are free on the disk")
+            raise Refused(received_objects.OUT_OF_RESOURCES, f"less than {self._spare >> 20} MiB are free on the disk")
         meta = create_file_meta(
             sop_class_uid=uid.UID(sop_class),
             sop_instance_uid=uid.UID(sop_instance),

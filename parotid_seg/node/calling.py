@@ -19,7 +19,7 @@ LONGEST_ANSWER = 1 << 20
 """Most bytes of an answer; one to C-STORE has about 200."""
 
 
-class Caller(AE):  # type: ignore[misc]
+class RequestingAE(AE):  # type: ignore[misc]
     """An AE that requests associations; its timeouts also apply to peers that stop in the middle of a PDU."""
 
     def _create_socket(self, assoc: Association, address: AddressInformation, tls_args: Any) -> AssociationSocket:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from parotid_seg.files import make_folder
-from parotid_seg.node.ledger import Slice, short_hash, sync_folder
+from parotid_seg.node.ledger import ReceivedSlice, short_hash, sync_folder
 
 PATIENCE = 10
 """Most quiet times for which an association that stays open delays a series."""
@@ -142,7 +142,7 @@ class Inbox:
                 times[path.stem] = path.stat().st_mtime_ns
         return times
 
-    def slices(self, series: str) -> dict[str, Slice]:
+    def slices(self, series: str) -> dict[str, ReceivedSlice]:
         """The objects of a series on disk, by name.
 
         Raises:
@@ -151,7 +151,7 @@ class Inbox:
         slices = {}
         for name, mtime_ns in self.times(series).items():
             with (self.path_of(series) / f"{name}.dcm").open("rb") as file:
-                slices[name] = Slice(hashlib.file_digest(file, "sha256").hexdigest(), mtime_ns)
+                slices[name] = ReceivedSlice(hashlib.file_digest(file, "sha256").hexdigest(), mtime_ns)
         return slices
 
     def remove(self, series: str) -> bool:

@@ -31,7 +31,7 @@ STATUSES = (STARTED, FAILED, INCOMPLETE, DONE, REFUSED, SENT)
 
 
 @dataclass(frozen=True)
-class Slice:
+class ReceivedSlice:
     """A received object at the time of segmentation: SHA-256 of its content, and when it was written."""
 
     sha256: str
@@ -39,7 +39,7 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Record:
+class SeriesRecord:
     """The state of a series, without patient data.
 
     Attributes:
@@ -52,7 +52,7 @@ class Record:
     """
 
     status: str
-    slices: dict[str, Slice]
+    slices: dict[str, ReceivedSlice]
     reason: str = ""
     results: tuple[str, ...] = ()
     deaths: int = 0
@@ -78,14 +78,14 @@ class Ledger:
         self._lock = threading.Lock()
         make_folder(folder)
 
-    def get(self, series: str) -> Record | None:
+    def get(self, series: str) -> SeriesRecord | None:
         """A series' record; None if there is no readable one."""
         try:
-            return read_record(self._path(series), Record, follow=False, upgrade=_of_this_version)
+            return read_record(self._path(series), SeriesRecord, follow=False, upgrade=_of_this_version)
         except RecordError:
             return None
 
-    def put(self, series: str, record: Record) -> None:
+    def put(self, series: str, record: SeriesRecord) -> None:
         """Write a series' record to disk.
 
         Raises:
@@ -94,7 +94,7 @@ class Ledger:
         with self._lock:
             self._write(series, record)
 
-    def replace(self, series: str, expected: Record, record: Record) -> bool:
+    def replace(self, series: str, expected: SeriesRecord, record: SeriesRecord) -> bool:
         """Write a series' record, unless its present record is not the expected one.
 
         Raises:
@@ -112,7 +112,7 @@ class Ledger:
     def _path(self, series: str) -> Path:
         return self.folder / f"{series}.json"
 
-    def _write(self, series: str, record: Record) -> None:
+    def _write(self, series: str, record: SeriesRecord) -> None:
         write_record(record, self._path(series))
         sync_folder(self.folder)
 

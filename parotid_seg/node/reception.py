@@ -18,12 +18,12 @@ from pynetdicom import AE, Association, _config, evt
 from pynetdicom.sop_class import Verification
 
 from parotid_seg.errors import InputError
-from parotid_seg.node import objects
+from parotid_seg.node import received_objects
 from parotid_seg.node.admission import Admission, Notices
 from parotid_seg.node.bounds import CLOSING_S, LONGEST_PDU, Messages, Server, handler_of, hush
 from parotid_seg.node.inbox import Inbox
-from parotid_seg.node.objects import Refused, Spool, identify
 from parotid_seg.node.options import ListenOptions, Say
+from parotid_seg.node.received_objects import Refused, Spool, identify
 
 if TYPE_CHECKING:
     from pynetdicom.events import Event, EventHandlerType
@@ -190,9 +190,9 @@ class Reception:
         except Refused as error:
             refusal = error
         except OSError as error:
-            refusal = Refused(objects.OUT_OF_RESOURCES, f"it cannot be written ({error.strerror})")
+            refusal = Refused(received_objects.OUT_OF_RESOURCES, f"it cannot be written ({error.strerror})")
         finally:
-            spool.discard(objects.OVER)  # removes nothing that is in its place by now
+            spool.discard(received_objects.OVER)  # removes nothing that is in its place by now
         traffic.refused[refusal.reason] += 1
         if traffic.refused[refusal.reason] == 1:
             what = f"an object is refused: {refusal.reason} (status {refusal.status:04X})"

@@ -10,7 +10,7 @@ from parotid_seg.errors import InputError, MachineError
 from parotid_seg.flags import Flag
 from parotid_seg.node.work import Segment, Segmented
 from parotid_seg.runtime.engines.base import Backend
-from parotid_seg.runtime.formats.registry import FORMATS, RTSTRUCT
+from parotid_seg.runtime.formats.mask_formats import FORMATS, RTSTRUCT
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.rules import determined_by
 from parotid_seg.runtime.pipeline.run import Outcome, infer

@@ -14,8 +14,8 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import Association
 
 from parotid_seg.errors import OutputError
-from parotid_seg.node.calling import Caller
-from parotid_seg.node.ledger import DONE, REFUSED, SENT, Ledger, Record
+from parotid_seg.node.calling import RequestingAE
+from parotid_seg.node.ledger import DONE, REFUSED, SENT, Ledger, SeriesRecord
 from parotid_seg.node.options import Peer, Say
 
 FIRST_WAIT_S = 1.0
@@ -65,7 +65,7 @@ class Outbox:
     ) -> None:
         self._peer, self._results, self._ledger = peer, results, ledger
         self._delivered, self._say = delivered, say
-        self._ae = Caller(ae_title)
+        self._ae = RequestingAE(ae_title)
         self._ae.connection_timeout, self._ae.acse_timeout = CONNECTION_S, NEGOTIATION_S
         self._ae.dimse_timeout = self._ae.network_timeout = ANSWER_S
         self._open: Association | None = None
@@ -124,7 +124,7 @@ class Outbox:
                     return
                 self._send(series, record, association)
 
-    def _send(self, series: str, record: Record, association: Association) -> None:
+    def _send(self, series: str, record: SeriesRecord, association: Association) -> None:
         try:
             for name in record.results:
                 _store(self._results / series / name, association)
@@ -139,7 +139,7 @@ class Outbox:
         except OutputError as error:
             self._put_off(series, f"it was sent, but that cannot be recorded: {error}")
 
-    def _refused(self, series: str, record: Record, reason: str) -> None:
+    def _refused(self, series: str, record: SeriesRecord, reason: str) -> None:
         refusals = self._put_off(series, f"{self._peer} does not take the result: {reason}")
         if refusals < MOST_REFUSALS:
             return
@@ -163,7 +163,7 @@ class Outbox:
         with self._lock:
             self._waiting.pop(series, None)
 
-    def _kinds(self, series: str, record: Record) -> Iterator[tuple[str, str]]:
+    def _kinds(self, series: str, record: SeriesRecord) -> Iterator[tuple[str, str]]:
         """SOP class and transfer syntax of each result file that can be read."""
         for name in record.results:
             try:

@@ -22,8 +22,8 @@ from parotid_seg.node.ledger import (
     SENT,
     STARTED,
     Ledger,
-    Record,
-    Slice,
+    ReceivedSlice,
+    SeriesRecord,
     sync_folder,
 )
 from parotid_seg.node.options import ListenOptions, Say
@@ -167,15 +167,15 @@ class Work:
                 self._say(f"series {series}: not segmented: {reason}")
                 return False
         deaths = record.deaths if record is not None and record.status == STARTED else 0
-        return self._segment_series(series, Record(STARTED, slices, deaths=deaths, settings=self._settings))
+        return self._segment_series(series, SeriesRecord(STARTED, slices, deaths=deaths, settings=self._settings))
 
-    def _have(self, series: str, record: Record) -> None:
+    def _have(self, series: str, record: SeriesRecord) -> None:
         """Record that a series has its result."""
         self._ledger.put(series, replace(record, status=DONE, reason=""))
         if self._options.send_to is not None:
             self._deliver(series)
 
-    def _segment_series(self, series: str, record: Record) -> bool:
+    def _segment_series(self, series: str, record: SeriesRecord) -> bool:
         if record.deaths >= MOST_DEATHS:
             self._fail(series, record, f"the node died {record.deaths} times while it was at it")
             return False
@@ -241,14 +241,14 @@ class Work:
         sync_folder(self.results)
         return names
 
-    def _fail(self, series: str, record: Record, reason: str) -> None:
+    def _fail(self, series: str, record: SeriesRecord, reason: str) -> None:
         reason = " ".join(reason.split())
         self._ledger.put(series, replace(record, status=FAILED, reason=reason, deaths=0))
         self._say(f"series {series}: cannot be segmented: {reason}")
 
-    def _is_whole(self, series: str, record: Record) -> bool:
+    def _is_whole(self, series: str, record: SeriesRecord) -> bool:
         return all((self.results / series / name).is_file() for name in record.results)
 
 
-def _is_known(name: str, found: Slice, record: Record) -> bool:
+def _is_known(name: str, found: ReceivedSlice, record: SeriesRecord) -> bool:
     return name in record.slices and record.slices[name].sha256 == found.sha256

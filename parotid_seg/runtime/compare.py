@@ -14,6 +14,7 @@ from scipy import stats
 
 from parotid_seg.errors import InputError
 from parotid_seg.metrics import bootstrap_mean
+from parotid_seg.records import Record, finite_or_none
 from parotid_seg.runtime.doses import Doses
 from parotid_seg.runtime.evaluate import (
     DOSE_FIGURES,
@@ -21,11 +22,10 @@ from parotid_seg.runtime.evaluate import (
     Evaluation,
     masks_in,
     score_pairs,
-    some_of,
     together,
 )
-from parotid_seg.runtime.evaluation_record import Record, finite_or_none
 from parotid_seg.runtime.label_match import match_labels
+from parotid_seg.wording import counted, some_of
 
 FEWEST = 6
 """Fewest patients for a verdict: with fewer, not even differences of one sign in all of them are significant at 5 %."""
@@ -253,8 +253,10 @@ def _verdict(differences: Sequence[Difference], structure: str) -> tuple[str, Se
     main = {each.figure: each for each in differences if each.structure == structure and each.figure in MAIN}
     first = main.pop(FIRST)
     if first.patients < FEWEST:
-        patients = f"{first.patients} patient{'s' * (first.patients != 1)}"
-        return f"no verdict: found {patients} with both masks, expected at least {FEWEST}", None
+        return (
+            f"no verdict: found {counted(first.patients, 'patient')} with both masks, expected at least {FEWEST}",
+            None,
+        )
     if not any(each.difference for each in differences):
         return "no difference: all figures are equal", None
     others = {name: each.better for name, each in main.items() if each.better}

@@ -15,13 +15,11 @@ from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.files import exists, hash_file
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.scan.dose import DoseGrid, read_nifti_dose, structure_doses
+from parotid_seg.scan.dose_grid import DoseGrid, read_nifti_dose, structure_doses
 from parotid_seg.scan.nifti import case_name, is_nifti
 from parotid_seg.scan.search import search
 from parotid_seg.scan.volume import Mask
-
-MOST_NAMED = 3
-"""Most files in a message."""
+from parotid_seg.wording import some_of
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ class Doses:
             found = [*self.nifti] if series else [*self.nifti, *(dose.path for dose in self.rt)]
         if len(found) != 1:
             where = f"in the frame of reference of {series.title} or named {name}" if series else f"named {name}"
-            doses = f"{len(found)} doses ({named(found)})" if found else "no dose"
+            doses = f"{len(found)} doses ({some_of(path.name for path in found)})" if found else "no dose"
             raise ScanError(f"--dose: found {doses} {where}, expected one{self._lost()}", path=self.place)
         return found[0]
 
@@ -157,9 +155,3 @@ def mean_doses(dose: DoseGrid, labels: Mask, affine: NDArray[np.float64], names:
     )
     mean_gy = {name: each.mean_gy for name, each in found.items() if each.mean_gy is not None}
     return CaseDose(mean_gy, (*dose.flags, *outside))
-
-
-def named(paths: Sequence[Path]) -> str:
-    """Names of files for a message, without their folders."""
-    more = f" and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else ""
-    return ", ".join(path.name for path in paths[:MOST_NAMED]) + more

@@ -19,10 +19,11 @@ from parotid_seg.metrics import NAN, SURFACE_FIGURES, CaseScores, bootstrap_mean
 from parotid_seg.runtime import doses
 from parotid_seg.runtime.label_match import LabelMatch, match_labels
 from parotid_seg.runtime.report.flag_text import sentence
-from parotid_seg.scan.dose import DoseGrid
+from parotid_seg.scan.dose_grid import DoseGrid
 from parotid_seg.scan.labels import is_parotid
 from parotid_seg.scan.nifti import affine_of, by_case, case_name, check_same_voxels, is_nifti, read_mask
 from parotid_seg.scan.volume import Mask, Orientation
+from parotid_seg.wording import counted, some_of
 
 LABEL_FIGURES = ("dsc", "iou", "accuracy", "hd_mm", "hd95_mm", *SURFACE_FIGURES, "apl_mm", "volume_error_ml")
 DOSE_FIGURES = ("mean_error_gy", "mean_error_abs_gy")
@@ -87,10 +88,14 @@ class Evaluation:
         notes = self.labels.notes
         ignored = [scores.ignored_ml for scores in self.cases.values() if scores.ignored_ml]
         if ignored:
-            notes.append(f"not scored, since labelled 'ignore': {sum(ignored):.1f} ml in {_cases(len(ignored))}")
+            notes.append(
+                f"not scored, since labelled 'ignore': {sum(ignored):.1f} ml in {counted(len(ignored), 'case')}"
+            )
         for name in self.labels.pairs:
             if absent := [case for case, scores in self.cases.items() if scores.labels[name].absent]:
-                notes.append(f"absent in both masks, not scored: {name} in {_cases(len(absent))} ({some_of(absent)})")
+                notes.append(
+                    f"absent in both masks, not scored: {name} in {counted(len(absent), 'case')} ({some_of(absent)})"
+                )
         return [*notes, *self._dose_notes()]
 
     def _dose_notes(self) -> list[str]:
@@ -102,7 +107,7 @@ class Evaluation:
                     cases_by_text[f"partly or wholly outside the dose grid: {flag.structure}"].append(case)
                 else:
                     cases_by_text[sentence(flag)].append(case)
-        return [f"{text}: {_cases(len(cases))} ({some_of(cases)})" for text, cases in cases_by_text.items()]
+        return [f"{text}: {counted(len(cases), 'case')} ({some_of(cases)})" for text, cases in cases_by_text.items()]
 
 
 def evaluate(
@@ -232,12 +237,3 @@ def masks_in(place: Path) -> dict[str, Path]:
 
 def _natural(name: str) -> tuple[int, str]:
     return len(name), name
-
-
-def _cases(count: int) -> str:
-    return f"{count} case" if count == 1 else f"{count} cases"
-
-
-def some_of(names: Sequence[str]) -> str:
-    """Some of many names, for a message."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

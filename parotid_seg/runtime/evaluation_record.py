@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -13,17 +11,13 @@ import msgspec
 
 from parotid_seg.files import write_text
 from parotid_seg.metrics import LabelScores
-from parotid_seg.records import convert, record_text
+from parotid_seg.records import Record, convert, finite_or_none, record_text
 from parotid_seg.runtime.evaluate import Evaluation, Mean
 from parotid_seg.tables import write_csv
 
 SCHEMA_VERSION = 1
 CSV = ".csv"
 """Ending of a file that gets a table instead of a record."""
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A part of a record."""
 
 
 class LabelRecord(Record, frozen=True, kw_only=True):
@@ -115,20 +109,3 @@ def write(record: Record, rows: Iterator[Sequence[object]], path: Path) -> None:
         write_csv(rows, path)
     else:
         write_text(record_text(record), path)
-
-
-def schema_text(kind: type[Record]) -> str:
-    """The JSON schema (draft 2020-12) of a record."""
-    schema = msgspec.json.schema(kind)
-    for each in schema["$defs"].values():
-        each["description"] = inspect.cleandoc(each.get("description", ""))
-    return record_text({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
-
-
-def finite_or_none(value: Any) -> Any:
-    """A tree of values with None for numbers that are not finite."""
-    if isinstance(value, dict):
-        return {key: finite_or_none(item) for key, item in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

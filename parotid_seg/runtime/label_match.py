@@ -142,25 +142,25 @@ def _labels_beside(place: Path, what: str) -> NamedLabels:
 
 
 @dataclass(frozen=True)
-class _Contract:
+class _RunFileContract:
     labels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class _Model:
-    contract: _Contract
+class _RunFileModel:
+    contract: _RunFileContract
 
 
 @dataclass(frozen=True)
-class _Run:
+class _RunFile:
     """The fields read from a run.json."""
 
-    model: _Model
+    model: _RunFileModel
 
 
 def _of_model(run: Path) -> LabelSet:
     try:
-        names = read_record(run, _Run, unknown_fields=True).model.contract.labels
+        names = read_record(run, _RunFile, unknown_fields=True).model.contract.labels
     except RecordError as error:
         raise InputError(f"{error.reason}; expected a file of infer with the model's labels", path=run) from error
     numbers = {name: value for value, name in enumerate(names)}

@@ -13,7 +13,7 @@ from parotid_seg.metrics import Labels, Spacing, dice, hausdorff_mm
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class MaskDifference:
     """The difference between two masks of a scan; figures of the worst structure.
 
     Attributes:
@@ -52,11 +52,11 @@ class Tolerance:
     most_volume_ml: float
     most_dsc_lost: float
 
-    def admits(self, difference: Difference) -> bool:
+    def admits(self, difference: MaskDifference) -> bool:
         """Whether two masks are within all limits that need no contour; numbers that are not finite exceed them."""
         return not self.exceeded(difference)
 
-    def exceeded(self, difference: Difference) -> tuple[str, ...]:
+    def exceeded(self, difference: MaskDifference) -> tuple[str, ...]:
         """The exceeded limits, of those that need no contour, each with the number found."""
         limits = (
             (difference.dsc >= self.least_dsc, f"DSC {difference.dsc:.4f}, expected at least {self.least_dsc:g}"),
@@ -94,7 +94,7 @@ INT8_SCANS = 5
 one may fail on others: a checkpoint passed on the packaged example and failed on five further patients (2026-11-28)."""
 
 
-def difference(expected: Labels, actual: Labels, spacing_mm: Spacing, count: int) -> Difference:
+def difference(expected: Labels, actual: Labels, spacing_mm: Spacing, count: int) -> MaskDifference:
     """Compare two masks of one scan.
 
     Args:
@@ -106,7 +106,7 @@ def difference(expected: Labels, actual: Labels, spacing_mm: Spacing, count: int
     either = int(np.count_nonzero((expected > 0) | (actual > 0)))
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     pairs = [(expected == value, actual == value) for value in range(1, count)]
-    return Difference(
+    return MaskDifference(
         changed=changed,
         changed_share=changed / either if either else 0.0,
         dsc=min(dice(own, other) for own, other in pairs),

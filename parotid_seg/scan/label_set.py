@@ -1,4 +1,4 @@
-"""The labels of a data set in its dataset.json, in nnU-Net's raw layout.
+"""A data set in nnU-Net's raw layout: its folder, and the channels and labels in its dataset.json.
 
 Names and numbers follow nnU-Net's documentation (dataset_format.md, ignore_label.md): "background" is 0, and "ignore",
 which must have the highest number, marks unlabelled voxels. It is not a structure: it is neither learnt nor scored.
@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from parotid_seg.contract import BACKGROUND, IGNORE
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, OptionError
+from parotid_seg.files import exists
 
+DESCRIPTION = "dataset.json"
 LARGEST_VALUE = 255
 """Largest value of a label map's voxels."""
 EXAMPLE = '{"background": 0, "parotid_left": 1, "parotid_right": 2}'
@@ -37,6 +39,37 @@ class LabelSet:
     def known(self) -> frozenset[int]:
         """All valid numbers of a label map."""
         return frozenset([0, *self.values.values(), *([] if self.ignore is None else [self.ignore])])
+
+
+def data_folder(place: Path) -> Path:
+    """The folder of a data set, which may also be given by its dataset.json.
+
+    Raises:
+        OptionError: if there is no such folder.
+    """
+    if place.name == DESCRIPTION and place.is_file():
+        return place.parent
+    if not place.is_dir():
+        found = "a file" if exists(place) else "no such folder"
+        raise OptionError(f"{found}, expected the folder of a data set in nnU-Net's raw layout", path=place)
+    return place
+
+
+def channel_names(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    """The channels' names in a dataset.json, in their order.
+
+    Raises:
+        InputError: if they are missing or invalid.
+    """
+    example = 'expected an object such as {"0": "CT"}, numbered from 0'
+    if "channel_names" not in content:
+        raise InputError(f"found no key 'channel_names', {example}", path=path)
+    names = content["channel_names"]
+    if not isinstance(names, dict):
+        raise InputError(f"channel_names: found {kind(names)}, {example}", path=path)
+    if not names or set(names) != {str(index) for index in range(len(names))}:
+        raise InputError(f"channel_names: found the keys {list(names)}, {example}", path=path)
+    return tuple(str(names[str(index)]) for index in range(len(names)))
 
 
 def read_label_set(content: Mapping[str, Any], path: Path, key: str = "labels") -> LabelSet:

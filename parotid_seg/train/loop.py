@@ -19,9 +19,9 @@ from parotid_seg.files import write_text
 from parotid_seg.scan.seen import Seen
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from parotid_seg.train.config import SCRATCH, TrainConfig
-from parotid_seg.train.data.dataset import DataSet
+from parotid_seg.train.data.data_set import DataSet
 from parotid_seg.train.data.leaks import check_leaks
-from parotid_seg.train.data.loading import Done, Trained, announced, check_unchanged, load_all
+from parotid_seg.train.data.loading import ResumeState, Trained, announced, check_unchanged, load_all
 from parotid_seg.train.data.patients import Patient
 from parotid_seg.train.network import SwinUnet, computes_in_bfloat16
 from parotid_seg.train.parallel import Processes
@@ -225,7 +225,7 @@ class Trainer(ABC):
         current = self.config, self.data.labels, self.data.channels, len(self.data.train)
         check_same(saved_settings, current, self.run / "last.pt")
         try:
-            done = Done.recorded(checkpoint.progress)
+            done = ResumeState.recorded(checkpoint.progress)
             self.epochs_done, self.step, self.trained = done.epochs_done, done.step, done.patients
             self.optimizer.load_state_dict(checkpoint.progress["optimizer"])
             self.restore(checkpoint)

@@ -42,7 +42,7 @@ class Pair(NamedTuple):
     places_mm: Tensor
 
 
-class Outputs(NamedTuple):
+class BranchOutputs(NamedTuple):
     """A branch's output for a view, by `SLICES` (N, D) and `PLACES` (N, P, D): features, and vectors to compare."""
 
     features: dict[str, Tensor]
@@ -74,7 +74,7 @@ class MomentumEncoder(nn.Module):
         for name in self.project:
             self.predict[name] = mlp([config.features, config.hidden, config.features])
 
-    def forward(self, images: Tensor, places: Tensor) -> Outputs:
+    def forward(self, images: Tensor, places: Tensor) -> BranchOutputs:
         """Outputs for one view of `Pair`."""
         features = {}
         stages = self.unet.encode(images)
@@ -90,7 +90,7 @@ class MomentumEncoder(nn.Module):
             if name in self.predict:
                 rows = self.predict[name](rows)
             vectors[name] = F.normalize(rows.float(), dim=-1).view(*values.shape[:-1], -1)
-        return Outputs(features, vectors)
+        return BranchOutputs(features, vectors)
 
 
 class MomentumContrast(nn.Module):
@@ -146,7 +146,7 @@ class MomentumContrast(nn.Module):
         """Rows of both views of all processes, without gradient, in the same order as with one process."""
         return torch.cat([self.processes.joined(view) for view in rows.chunk(2)])
 
-    def _figures(self, name: str, queries: Outputs, keys: dict[str, Tensor]) -> dict[str, float]:
+    def _figures(self, name: str, queries: BranchOutputs, keys: dict[str, Tensor]) -> dict[str, float]:
         features, vectors = (self._everyone(values[name]).flatten(0, -2) for values in queries)
         return figures(features, vectors, keys[name].flatten(0, -2))
 

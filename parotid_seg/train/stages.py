@@ -11,11 +11,11 @@ from parotid_seg.files import make_folder, remove_orphans
 from parotid_seg.train.checkpoint import what_it_is
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.contrast import ContrastTrainer
-from parotid_seg.train.data.dataset import DataSet, open_data_sets
+from parotid_seg.train.data.data_set import DataSet, open_data_sets
 from parotid_seg.train.loop import Trainer
 from parotid_seg.train.parallel import join, keep_freed_memory
-from parotid_seg.train.segment import SegmentTrainer
 from parotid_seg.train.settings import INITIAL, check_init, length_note
+from parotid_seg.train.supervised import SegmentTrainer
 from parotid_seg.train.time_limit import Progress, Report, TimeIsOverError, TimeLimit
 
 TRAINERS: dict[str, type[Trainer]] = {

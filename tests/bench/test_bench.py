@@ -13,7 +13,7 @@ from PIL import Image
 from parotid_seg.bench import bench as module
 from parotid_seg.bench import end_to_end, engine_process, roofline, turns
 from parotid_seg.bench.bench import bench
-from parotid_seg.bench.compare import compare_files
+from parotid_seg.bench.compare_results import compare_files
 from parotid_seg.bench.inputs import scans_for
 from parotid_seg.bench.options import BenchOptions
 from parotid_seg.bench.report import report

@@ -9,10 +9,11 @@ import pytest
 from slowed import Slowed
 
 from parotid_seg.bench import engine_process
+from parotid_seg.bench.child import Child
 from parotid_seg.bench.engine_process import EngineProcess
 from parotid_seg.bench.inputs import noise_like, rotation
-from parotid_seg.bench.parity import compare, reference_masks
-from parotid_seg.bench.stages import STAGES
+from parotid_seg.bench.mask_parity import compare, reference_masks
+from parotid_seg.bench.scan_stages import STAGES
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError, ParotidSegError
 from parotid_seg.models import DEFAULT_MODEL
@@ -50,11 +51,11 @@ def test_it_starts_and_tells_its_times(real: list[Inputs]) -> None:
     assert started.again_s > 0
     assert (started.ran.device, started.ran.precision) == ("cpu", "fp32")
     assert (started.largest_batch, started.queue_depth) == (None, 1)
-    plain.hold(2, real, noise_like(real))
-    found = plain.round(2, 5)
+    plain.ask(Child.hold, 2, real, noise_like(real))
+    found = plain.ask(Child.round, 2, 5)
     assert (len(found.real_ms), len(found.noise_ms), found.ahead_ms) == (5, 2, ())
     assert all(ms > 0 for ms in (*found.real_ms, *found.noise_ms))
-    assert 50 < plain.memory_mib(2, 2) < 2000
+    assert 50 < plain.ask(Child.memory_mib, 2, 2) < 2000
     plain.end()
 
 
@@ -70,7 +71,7 @@ def test_chunks_follow_each_other_and_noise_has_their_shapes(real: list[Inputs])
 
 @pytest.mark.alone
 def test_its_stages_explain_the_whole(plain: EngineProcess, scan: tuple[Path]) -> None:
-    found = plain.stages([scan, scan], 4)
+    found = plain.ask(Child.stages, [scan, scan], 4)
     for each in found:
         assert tuple(each.seconds) == STAGES
         assert sum(each.seconds.values()) == pytest.approx(each.whole_s, rel=0.05)
@@ -78,11 +79,11 @@ def test_its_stages_explain_the_whole(plain: EngineProcess, scan: tuple[Path]) -
 
 
 def test_whole_runs(plain: EngineProcess, few: tuple[Path]) -> None:
-    assert 0 < plain.infer(few[0].parent, 4) < 60
+    assert 0 < plain.ask(Child.infer, few[0].parent, 4) < 60
     few[0].with_name("bad.nii.gz").write_bytes(b"no scan")
     try:
         with pytest.raises(ParotidSegError, match="1 of the scans failed"):
-            plain.infer(few[0].parent, 4)
+            plain.ask(Child.infer, few[0].parent, 4)
     finally:
         few[0].with_name("bad.nii.gz").unlink()
 
@@ -92,11 +93,11 @@ def test_masks_are_compared_with_the_reference(
 ) -> None:
     reference = reference_masks(OnnxRuntimeBackend(DEFAULT_MODEL), [few])
     labels = len(contract.labels)
-    same = compare(reference, {few: plain.labels(few, 3)}, "fp32", labels)
+    same = compare(reference, {few: plain.ask(Child.labels, few, 3)}, "fp32", labels)
     assert (same.within, same.scans) == (True, 1)
     assert same.dsc > 0.999
     wrong = EngineProcess(candidate("wrong", engines.Wrong), real[0])
-    other = compare(reference, {few: wrong.labels(few, 3)}, "fp32", labels)
+    other = compare(reference, {few: wrong.ask(Child.labels, few, 3)}, "fp32", labels)
     wrong.end()
     assert (other.within, other.dsc) == (False, 0.0)
     assert other.changed > 100
@@ -105,8 +106,8 @@ def test_masks_are_compared_with_the_reference(
 @pytest.mark.usefixtures("forked")
 def test_several_under_way(real: list[Inputs]) -> None:
     process = EngineProcess(candidate("ahead", engines.Ahead), real[0])
-    process.hold(2, real, real)
-    found = process.round(2, 2)
+    process.ask(Child.hold, 2, real, real)
+    found = process.ask(Child.round, 2, 2)
     process.end()
     assert process.started.queue_depth == 2
     assert len(found.ahead_ms) == 1
@@ -133,7 +134,7 @@ def test_one_that_cannot_start(
 def test_one_that_is_killed(plain: EngineProcess) -> None:
     plain._process.kill()
     with pytest.raises(ParotidSegError, match="plain: its process was killed"):
-        plain.round(2, 1)
+        plain.ask(Child.round, 2, 1)
 
 
 @pytest.mark.alone
@@ -143,10 +144,10 @@ def test_an_engine_that_sleeps_is_slower(real: list[Inputs]) -> None:
     running = {name: EngineProcess(each, real[0]) for name, each in both.items()}
     times: dict[str, list[float]] = {name: [] for name in both}
     for process in running.values():
-        process.hold(2, real, real)
+        process.ask(Child.hold, 2, real, real)
     for _ in range(10):
         for name, process in running.items():
-            times[name] += process.round(2, 4).real_ms
+            times[name] += process.ask(Child.round, 2, 4).real_ms
     for process in running.values():
         process.end()
     assert 1.2 < np.median(times["slowed"]) / np.median(times["plain"]) < 2.5

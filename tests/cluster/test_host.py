@@ -8,8 +8,8 @@ import nibabel
 import pytest
 
 from parotid_seg.cluster.cluster import model_for_hosts
+from parotid_seg.cluster.driver_messages import RunRequest
 from parotid_seg.cluster.host import ActorConfig, Host, _Cases, load_on_host
-from parotid_seg.cluster.messages import RunRequest
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError, OutputError
 from parotid_seg.files import hash_file

@@ -250,7 +250,7 @@ def test_without_ray(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_model_file_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match="no such file, expected a model file"):
         model_for_hosts(ModelOptions(tmp_path / "none.onnx"), InferOptions())
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from parotid_seg.commission import run
+from parotid_seg.commission import commissioning
 from tests.commission.data import data_set
 
 
@@ -15,7 +15,7 @@ def small_example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def drawn_example(small_example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "example_folder", lambda: small_example)
+    monkeypatch.setattr(commissioning, "example_folder", lambda: small_example)
 
 
 @pytest.fixture(scope="session")

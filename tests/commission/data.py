@@ -11,11 +11,11 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
+from parotid_seg.commission.commissioning import Order, RunnableModel, commission
 from parotid_seg.commission.drift import Earlier
+from parotid_seg.commission.labelled import choose
 from parotid_seg.commission.limits import read_limits
-from parotid_seg.commission.patients import choose
 from parotid_seg.commission.record import CommissionRecord, read_commission
-from parotid_seg.commission.run import Model, Order, commission
 from parotid_seg.contract import Contract
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.segmentation.batching import Prediction
@@ -110,11 +110,11 @@ def run(
 ) -> CommissionRecord:
     """Commission a model."""
     executor = model or Faulty()
-    other = Model("other.onnx", lambda: against) if against else None
+    other = RunnableModel("other.onnx", lambda: against) if against else None
     order = Order(
         choose(data),
         out,
-        Model("mine.onnx", lambda: executor),
+        RunnableModel("mine.onnx", lambda: executor),
         read_limits(limits, dose=dose is not None),
         other,
         Earlier(*read_commission(earlier)) if earlier else None,

@@ -13,10 +13,10 @@ import pytest
 from msgspec import structs
 
 from parotid_seg.commands.terminal import print_commission
+from parotid_seg.commission.commissioning import MARK, MOST_HEAD
 from parotid_seg.commission.record import CommissionRecord, read_commission
-from parotid_seg.commission.run import MARK, MOST_HEAD
 from parotid_seg.errors import InputError, OutputError, ScanError
-from parotid_seg.runtime.evaluation_record import schema_text
+from parotid_seg.records import schema_text
 from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
 from parotid_seg.scan.seen import HASH_DIGITS, hash_of_scan
 from tests.commission.data import Faulty, data_set, halved, run, shifted, swapped, worse
@@ -31,7 +31,7 @@ SCHEMA = Path(__file__).parents[2] / "docs" / "commission.schema.json"
 def first(data: Path, small_example: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A commissioning of the model that is right; it is only read."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("parotid_seg.commission.run.example_folder", lambda: small_example)
+        patch.setattr("parotid_seg.commission.commissioning.example_folder", lambda: small_example)
         out = tmp_path_factory.mktemp("first")
         run(data, out)
     return out
@@ -154,7 +154,7 @@ def test_scans_that_changed_are_named(first: Path, tmp_path: Path) -> None:
 
 def test_what_an_interrupted_run_has_made_is_kept(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("parotid_seg.commission.run._evaluated", interrupt)
+        patch.setattr("parotid_seg.commission.commissioning._evaluated", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(data, tmp_path)
     lines = (tmp_path / "masks" / JOURNAL).read_text().count("\n")
@@ -301,7 +301,7 @@ def test_nothing_in_common_with_the_earlier_run(first: Path, tmp_path: Path, mon
     data = data_set(tmp_path / "data", 1)
     for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
         (data / folder / f"p0{ending}").rename(data / folder / f"other{ending}")
-    monkeypatch.setattr("parotid_seg.commission.run._example", lambda *_: None)
+    monkeypatch.setattr("parotid_seg.commission.commissioning._example", lambda *_: None)
     record = run(data, tmp_path / "out", earlier=first)
     assert record.drift
     assert record.drift.verdict.startswith("no drift can be told: no patient is in this run and in that of ")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from parotid_seg.commission.limits import LIMITS, Achieved, checked, read_limits
-from parotid_seg.commission.page import limit_in_words
 from parotid_seg.commission.record import LimitRecord
+from parotid_seg.commission.report_page import limit_in_words
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.metrics import NAN, CaseScores, LabelScores
 from parotid_seg.runtime.evaluate import Evaluation

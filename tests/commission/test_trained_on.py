@@ -4,14 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from parotid_seg.commission.choice import advice
-from parotid_seg.commission.patients import choose
-from parotid_seg.commission.record import ModelRecord
+from parotid_seg.commission.labelled import choose
+from parotid_seg.commission.record import CommissionModelRecord
 from parotid_seg.commission.trained_on import Hashes, in_words, model_record
 from parotid_seg.files import hash_file
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.compare import ComparisonRecord
 from parotid_seg.scan.seen import Seen, hash_of_scan
-from parotid_seg.train.data.dataset import open_data_set
+from parotid_seg.train.data.data_set import open_data_set
 from parotid_seg.train.data.patients import load_patients
 from tests.runtime.report.drawn import Here
 
@@ -37,8 +37,8 @@ def test_channels_are_read_in_their_order(data: Path, tmp_path: Path) -> None:
 PACKAGED = hash_file(DEFAULT_MODEL)
 
 
-def model(name: str, sha256: str, *trained_on: str, complete: bool = True) -> ModelRecord:
-    return ModelRecord(name=name, sha256=sha256, trained_on=trained_on, scans_complete=complete)
+def model(name: str, sha256: str, *trained_on: str, complete: bool = True) -> CommissionModelRecord:
+    return CommissionModelRecord(name=name, sha256=sha256, trained_on=trained_on, scans_complete=complete)
 
 
 def test_what_is_not_recorded_is_said() -> None:

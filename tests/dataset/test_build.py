@@ -17,7 +17,7 @@ from parotid_seg.dicom.read.find import find_series
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.errors import InputError
 from parotid_seg.scan.nifti import read_mask, read_nifti
-from parotid_seg.train.data.dataset import open_data_set
+from parotid_seg.train.data.data_set import open_data_set
 from parotid_seg.train.data.patients import load_patients
 from tests.command_line import Run
 from tests.dataset.studies import (

@@ -15,7 +15,7 @@ from parotid_seg.dataset.convert import write_volume
 from parotid_seg.dataset.options import DataSetOptions
 from parotid_seg.errors import InputError
 from parotid_seg.scan.nifti import NiftiScan, read_mask
-from parotid_seg.train.data.dataset import open_data_set
+from parotid_seg.train.data.data_set import open_data_set
 from tests.dataset.studies import (
     GLANDS,
     LEFT_BOX,

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from parotid_seg.export.engine import build_engine
+from parotid_seg.export.build_engine import build_engine
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.engine_file import ENGINE_BATCH, EngineOptions
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from parotid_seg.errors import DeviceError, InputError, ModelError
-from parotid_seg.export import engine as module
-from parotid_seg.export.engine import build_engine, engine_for
+from parotid_seg.export import build_engine as module
+from parotid_seg.export.build_engine import build_engine, engine_for
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, read_sidecar, sidecar_path
 from parotid_seg.runtime.engines.gpu import Gpu
 from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend

@@ -16,7 +16,7 @@ import torch
 from parotid_seg.errors import ModelError
 from parotid_seg.export import engine_proof as module
 from parotid_seg.export import export as export_module
-from parotid_seg.export.engine import build_engine
+from parotid_seg.export.build_engine import build_engine
 from parotid_seg.export.options import ExportOptions
 from parotid_seg.export.parity import Parity
 from parotid_seg.records import write_record

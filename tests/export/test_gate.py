@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.export import export as module
-from parotid_seg.export.candidates import Candidate, fastest, make, run_of, scores_of
+from parotid_seg.export.candidates import ExportCandidate, fastest, make, run_of, scores_of
 from parotid_seg.export.export import export
 from parotid_seg.export.onnx_file import with_contract
 from parotid_seg.export.ops_by_dtype import work_of
@@ -125,10 +125,10 @@ def overflowing_graph(
 def test_overflowing_activations_fail_in_fp16(overflowing_graph: tuple[onnx.ModelProto, Contract, Parity]) -> None:
     model, contract, parity = overflowing_graph
     work = work_of(model.SerializeToString(), next(parity.inputs()))
-    whole = prove(Candidate("fp32", model), with_contract(model, contract), parity, work)
+    whole = prove(ExportCandidate("fp32", model), with_contract(model, contract), parity, work)
     assert not whole.failure
     half = lower(model, "fp16", lambda _: False)
-    proof = prove(Candidate("fp16", half), with_contract(half, contract), parity, work)
+    proof = prove(ExportCandidate("fp16", half), with_contract(half, contract), parity, work)
     assert "differs from the trained one" in proof.failure
     assert proof.rows[0].not_finite or proof.rows[1].not_finite
 
@@ -147,7 +147,7 @@ def test_the_ladder_ends_where_the_overflow_is(overflowing_graph: tuple[onnx.Mod
 def test_fp32_where_fp16_was_asked_fails(
     run: Path, two: Path, balls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "make", lambda precision, model, *_, **__: Candidate(precision, model))
+    monkeypatch.setattr(module, "make", lambda precision, model, *_, **__: ExportCandidate(precision, model))
     with pytest.raises(ModelError, match=r"graph asks for 100\.0% fp32, expected fp16 in at least 90% of the network"):
         export(run / "best.pt", tmp_path / "m.onnx", ExportOptions("fp16", verify=two / "imagesTr"))
     with pytest.raises(ModelError, match=r"graph asks for 100\.0% fp32, expected int8 in at least 90% of the network"):
@@ -219,12 +219,12 @@ def test_a_slowed_candidate_is_not_taken(
     translated: tuple[onnx.ModelProto, Contract], parity: Parity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen, speeds = fastest(
-        [Candidate("fp32", translated[0]), Candidate("int8", translated[0])], next(parity.inputs())
+        [ExportCandidate("fp32", translated[0]), ExportCandidate("int8", translated[0])], next(parity.inputs())
     )
     assert set(speeds) == {"fp32", "int8"}
     assert chosen.precision in speeds
     monkeypatch.setattr("parotid_seg.export.candidates.LEAST_GAIN", 1e9)
-    pair = [Candidate("fp32", translated[0]), Candidate("int8", translated[0])]
+    pair = [ExportCandidate("fp32", translated[0]), ExportCandidate("int8", translated[0])]
     assert fastest(pair, next(parity.inputs()))[0] is pair[0]
 
 

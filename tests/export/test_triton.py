@@ -18,7 +18,7 @@ from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import InputError, ModelError, OutputError, ParotidSegError
 from parotid_seg.export.onnx_file import with_contract
 from parotid_seg.export.triton.batched import BATCHED_KEY, check_batched, stacked, with_request_axis
-from parotid_seg.export.triton.config import Serving, from_text
+from parotid_seg.export.triton.model_config import Serving, from_text
 from parotid_seg.export.triton.repository import write_repository
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import labels_of

@@ -22,9 +22,9 @@ import onnxruntime
 import pytest
 
 from parotid_seg.contract import Contract
-from parotid_seg.export import engine as engine_module
+from parotid_seg.export import build_engine as engine_module
 from parotid_seg.export import engine_proof as proof_module
-from parotid_seg.export.profile import input_shapes
+from parotid_seg.export.engine_shapes import input_shapes
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.runtime.engines.gpu import Gpu
 from parotid_seg.runtime.engines.tensorrt import cuda as cuda_module
@@ -77,7 +77,7 @@ def write_engine(path: Path, onnx: Path, contract: Contract, library: str, batch
 
 
 class FakeBuild:
-    """Builds an engine file of a model as `export.engine` asks for it."""
+    """Builds an engine file of a model as `export.build_engine` asks for it."""
 
     def __init__(self, *_: object) -> None:
         pass

@@ -32,7 +32,7 @@ RECEIVERS = {
     "runtime/engines/tensorrt/execution_slot.py": {"context": "IExecutionContext", "cuda_engine": "ICudaEngine"},
     "runtime/engines/tensorrt/kernel_cache.py": {"cache": "IRuntimeCache"},
     "runtime/engines/tensorrt/library.py": {},
-    "export/engine.py": {
+    "export/build_engine.py": {
         "builder": "Builder",
         "network": "INetworkDefinition",
         "parser": "OnnxParser",
@@ -45,7 +45,7 @@ RECEIVERS = {
     "bench/layers.py": {"cuda_engine": "ICudaEngine", "config": "IRuntimeConfig", "inspector": "EngineInspector"},
 }
 """Names of variables and attributes in our files, and the class of what they hold."""
-OTHERS = {("export/engine.py", "profile"): {"min", "max", "opt"}}
+OTHERS = {("export/build_engine.py", "profile"): {"min", "max", "opt"}}
 """Members of other objects of those names."""
 FAKES = {
     fake_cuda.FakeEngine: "ICudaEngine",

@@ -22,7 +22,7 @@ import numpy as np
 import onnxruntime
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from parotid_seg.export.triton.config import from_text
+from parotid_seg.export.triton.model_config import from_text
 from parotid_seg.runtime.engines.onnxruntime.cpu import session_options
 
 TYPES = {"FP16": np.float16, "FP32": np.float32}

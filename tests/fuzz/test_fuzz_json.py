@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from parotid_seg.bench.compare import compare_files
+from parotid_seg.bench.compare_results import compare_files
 from parotid_seg.bench.result import SCHEMA, SCHEMA_VERSION
 from parotid_seg.contract import Contract, Grid
-from parotid_seg.dataset.private import STATE, Case, Private
+from parotid_seg.dataset.private import STATE, DataSetCase, Private
 from parotid_seg.dataset.private import _read as read_state
 from parotid_seg.dataset.splits import read_splits
 from parotid_seg.errors import InputError
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.node.ledger import DONE, Ledger, Record, Slice
+from parotid_seg.node.ledger import DONE, Ledger, ReceivedSlice, SeriesRecord
 from parotid_seg.records import record_line, record_text
 from parotid_seg.runtime.engines.autotune import Choice
 from parotid_seg.runtime.engines.autotune import _stored_choice as kept_choice
@@ -81,7 +81,7 @@ def journal(folder: Path) -> tuple[Reader, list[bytes]]:
 
 def node_state(folder: Path) -> tuple[Reader, list[bytes]]:
     ledger = Ledger(folder)
-    record = Record(DONE, {"0" * 16: Slice("a" * 64, 1_700_000_000_000_000_000)}, results=("a.dcm",))
+    record = SeriesRecord(DONE, {"0" * 16: ReceivedSlice("a" * 64, 1_700_000_000_000_000_000)}, results=("a.dcm",))
     old = {**dataclasses.asdict(record), "slices": {"0" * 16: ["a" * 64, 17]}}
 
     def read(content: bytes) -> None:
@@ -133,7 +133,7 @@ def splits(folder: Path) -> tuple[Reader, list[bytes]]:
 
 
 def private_state(folder: Path) -> tuple[Reader, list[bytes]]:
-    case = Case("case_0001", "s", "p", labels=("gland",), flags=(Flag(FlagCode.NOTHING_FOUND),))
+    case = DataSetCase("case_0001", "s", "p", labels=("gland",), flags=(Flag(FlagCode.NOTHING_FOUND),))
     Private(folder, labels=("gland",), cases={case.name: case}).save()
     seed = (folder / STATE).read_bytes()
     content: dict[str, Any] = json.loads(seed)

@@ -14,7 +14,7 @@ import pytest
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.pipeline.protocol.answers import Asked, next_answer
-from parotid_seg.runtime.pipeline.protocol.frames import HEADER, MAGIC, ProtocolError, read_head
+from parotid_seg.runtime.pipeline.protocol.framing import HEADER, MAGIC, ProtocolError, read_head
 from parotid_seg.runtime.pipeline.protocol.messages import CaseResult, OutputFailure, PutOff, failed
 from parotid_seg.runtime.segmentation.segment import prepare
 from parotid_seg.scan.chunks import CroppedScan

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from parotid_seg.errors import ModelError
-from parotid_seg.export.engine import build_engine, usable_engine
+from parotid_seg.export.build_engine import build_engine, usable_engine
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, Sidecar, read_engine, read_sidecar
 from parotid_seg.runtime.engines.gpu import find_gpu

@@ -19,8 +19,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 from pynetdicom import AE, Association, evt
 
-from parotid_seg.node.calling import Caller
-from parotid_seg.node.ledger import Ledger, Record, short_hash
+from parotid_seg.node.calling import RequestingAE
+from parotid_seg.node.ledger import Ledger, SeriesRecord, short_hash
 from parotid_seg.node.listen import listen
 from parotid_seg.node.options import ListenOptions, Peer
 from parotid_seg.node.reception import SOP_CLASSES
@@ -87,7 +87,7 @@ class Node:
 
         self.status = listen(self.options, segment, say=self.lines.append, stop=self._stop)
 
-    def record(self, series: str) -> Record | None:
+    def record(self, series: str) -> SeriesRecord | None:
         path = self.options.out / "state"
         return Ledger(path).get(series) if path.is_dir() else None
 
@@ -97,7 +97,7 @@ class Node:
             assert time.monotonic() < end, self.lines
             time.sleep(0.02)
 
-    def wait_for_status(self, series: str, status: str) -> Record:
+    def wait_for_status(self, series: str, status: str) -> SeriesRecord:
         self.wait_for(lambda: (found := self.record(series)) is not None and found.status == status)
         found = self.record(series)
         assert found is not None
@@ -113,7 +113,7 @@ class Node:
 def associated(
     port: int, title: str = "TESTER", classes: tuple[str, ...] = SOP_CLASSES, patience_s: float = 10
 ) -> Iterator[Association]:
-    ae = Caller(title)
+    ae = RequestingAE(title)
     ae.acse_timeout = ae.dimse_timeout = patience_s
     for sop_class in classes:
         ae.add_requested_context(sop_class, ExplicitVRLittleEndian)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from parotid_seg.node.ledger import DONE, Ledger, Record, Slice
+from parotid_seg.node.ledger import DONE, Ledger, ReceivedSlice, SeriesRecord
 
 NAME, HASH = "0123456789abcdef", "a" * 64
 OLD = {"status": DONE, "slices": {NAME: [HASH, 17]}, "reason": "", "results": ["a.dcm"], "deaths": 1}
 
 
 def test_there_and_back(tmp_path: Path) -> None:
-    ledger, record = Ledger(tmp_path), Record(DONE, {NAME: Slice(HASH, 17)}, results=("a.dcm",), deaths=1)
+    ledger, record = Ledger(tmp_path), SeriesRecord(DONE, {NAME: ReceivedSlice(HASH, 17)}, results=("a.dcm",), deaths=1)
     ledger.put("s", record)
     assert ledger.get("s") == record
     assert list(ledger) == ["s"]
@@ -22,7 +22,9 @@ def test_there_and_back(tmp_path: Path) -> None:
 
 def test_a_record_of_an_older_version_is_read(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text(json.dumps(OLD))
-    assert Ledger(tmp_path).get("s") == Record(DONE, {NAME: Slice(HASH, 17)}, results=("a.dcm",), deaths=1)
+    assert Ledger(tmp_path).get("s") == SeriesRecord(
+        DONE, {NAME: ReceivedSlice(HASH, 17)}, results=("a.dcm",), deaths=1
+    )
 
 
 @pytest.mark.parametrize(

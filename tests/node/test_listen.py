@@ -10,7 +10,7 @@ import pytest
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from parotid_seg.errors import ScanError
-from parotid_seg.node.calling import Caller
+from parotid_seg.node.calling import RequestingAE
 from parotid_seg.node.ledger import DONE, FAILED, SENT
 from parotid_seg.node.work import Segmented
 from tests.dicom_series import ct_voxels, write_enhanced
@@ -77,7 +77,7 @@ def test_compressed_objects_are_kept_as_they_came(
 ) -> None:
     paths = make_series(tmp_path / "ct", transfer_syntax=syntax)
     node = start(keep_received=True)
-    ae = Caller("TESTER")
+    ae = RequestingAE("TESTER")
     ae.add_requested_context("1.2.840.10008.5.1.4.1.1.2", syntax)
     association = ae.associate("127.0.0.1", node.options.port)
     assert [association.send_c_store(path).Status for path in paths] == [0, 0, 0]

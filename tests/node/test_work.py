@@ -14,7 +14,7 @@ import pytest
 
 from parotid_seg.errors import MachineError, OutputError, ScanError
 from parotid_seg.node.inbox import PATIENCE, Inbox
-from parotid_seg.node.ledger import DONE, FAILED, INCOMPLETE, SENT, STARTED, Ledger, Record, Slice
+from parotid_seg.node.ledger import DONE, FAILED, INCOMPLETE, SENT, STARTED, Ledger, ReceivedSlice, SeriesRecord
 from parotid_seg.node.options import ListenOptions, Peer
 from parotid_seg.node.work import MOST_DEATHS, Segmented, Work
 
@@ -334,7 +334,7 @@ def test_what_was_done_and_not_sent_is_sent_after_a_restart(tmp_path: Path) -> N
     assert (again.outgoing, again.run()) == ([series], [])
     record = again.ledger.get(series)
     assert record is not None
-    assert again.ledger.replace(series, record, Record(SENT, record.slices, results=record.results))
+    assert again.ledger.replace(series, record, SeriesRecord(SENT, record.slices, results=record.results))
     last = again.restarted(send_to=peer)
     assert (last.outgoing, last.run(), last.inbox.all_series()) == ([], [], [])
 
@@ -363,10 +363,13 @@ def test_half_written_things_of_a_killed_node_are_removed(bench: Bench) -> None:
 
 def test_a_record_is_replaced_only_as_it_was_known(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    one, other = Record(DONE, {"a": Slice("0", 1)}), Record(STARTED, {"a": Slice("0", 1), "b": Slice("1", 2)})
+    one, other = (
+        SeriesRecord(DONE, {"a": ReceivedSlice("0", 1)}),
+        SeriesRecord(STARTED, {"a": ReceivedSlice("0", 1), "b": ReceivedSlice("1", 2)}),
+    )
     ledger.put("s", one)
     assert ledger.get("s") == one
     ledger.put("s", other)
-    assert not ledger.replace("s", one, Record(SENT, {}))
+    assert not ledger.replace("s", one, SeriesRecord(SENT, {}))
     assert ledger.get("s") == other
     assert list(ledger) == ["s"]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from parotid_seg.errors import InputError
 from parotid_seg.metrics import bootstrap_mean
+from parotid_seg.records import schema_text
 from parotid_seg.runtime.compare import FEWEST, ComparisonRecord, Difference, compare, paired_confidence
-from parotid_seg.runtime.evaluation_record import schema_text
 from tests.command_line import Run
 
 pytestmark = pytest.mark.slow

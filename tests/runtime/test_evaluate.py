@@ -13,23 +13,17 @@ import pytest
 from numpy.typing import NDArray
 
 from parotid_seg.errors import InputError, ScanError
-from parotid_seg.records import record_text
+from parotid_seg.records import record_text, schema_text
 from parotid_seg.runtime.evaluate import Evaluation, evaluate
-from parotid_seg.runtime.evaluation_record import EvaluationRecord, record_of, schema_text
+from parotid_seg.runtime.evaluation_record import EvaluationRecord, record_of
 from tests.command_line import Run
 from tests.dicom.read.dose_files import write_rtdose
 
 pytestmark = pytest.mark.slow
 
-
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
+HALF_A_VOXEL = np.outer([1.0, 0, 0, 0], [0, 0, 0, 1.0])
 DOCS = Path(__file__).parents[2] / "docs"
-
-
-def half_a_voxel() -> np.ndarray:
-    shift = np.zeros((4, 4))
-    shift[0, 3] = 1.0
-    return shift
 
 
 def save(path: Path, labels: NDArray[Any], affine: NDArray[np.float64] = AFFINE) -> None:
@@ -195,7 +189,7 @@ def test_an_empty_prediction_is_counted_not_averaged(command: Run, folders: Path
             "they lie up to",
         ),
         (
-            lambda f: save(f / "predictions" / "b.nii.gz", np.zeros((10, 10, 10), np.uint8), AFFINE + half_a_voxel()),
+            lambda f: save(f / "predictions" / "b.nii.gz", np.zeros((10, 10, 10), np.uint8), AFFINE + HALF_A_VOXEL),
             "they lie up to 1.00 mm apart (voxels of 3 x 2 x 2 mm)",
         ),
         (lambda f: save(f / "predictions" / "b.nii.gz", np.full((10, 10, 10), 7, np.uint8)), "found label 7"),

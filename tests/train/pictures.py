@@ -3,9 +3,9 @@
 from contextlib import ExitStack
 from unittest import mock
 
-from parotid_seg.train import contrast, loop, segment
+from parotid_seg.train import contrast, loop, supervised
 
-DRAWN = ((loop, "draw_curves"), (contrast, "draw_pairs"), (segment, "draw_samples"))
+DRAWN = ((loop, "draw_curves"), (contrast, "draw_pairs"), (supervised, "draw_samples"))
 
 
 def none_drawn() -> ExitStack:

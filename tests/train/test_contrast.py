@@ -14,7 +14,7 @@ from parotid_seg.train.checkpoint import load_checkpoint
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.contrast import ContrastTrainer, match
 from parotid_seg.train.data.augment import Draws
-from parotid_seg.train.data.dataset import open_data_set
+from parotid_seg.train.data.data_set import open_data_set
 from parotid_seg.train.parallel import join
 from parotid_seg.train.settings import load_config, merge
 from parotid_seg.train.stages import train

@@ -18,7 +18,7 @@ from parotid_seg.scan.seen import HASH_DIGITS
 from parotid_seg.train import loop, time_limit
 from parotid_seg.train.checkpoint import Checkpoint, build_network, is_initial, load_checkpoint, save_checkpoint
 from parotid_seg.train.config import TrainConfig
-from parotid_seg.train.data.dataset import open_data_set
+from parotid_seg.train.data.data_set import open_data_set
 from parotid_seg.train.data.patients import load_patients
 from parotid_seg.train.settings import load_config
 from parotid_seg.train.stages import train
@@ -170,7 +170,7 @@ def test_where_nothing_is_better_the_start_is_the_best(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from parotid_seg.train.segment import SegmentTrainer
+    from parotid_seg.train.supervised import SegmentTrainer
 
     monkeypatch.setattr(SegmentTrainer, "_judge", lambda *_: (np.zeros((24, 50, 50), np.uint8), [0.5, 0.5]))
     said: list[str] = []
@@ -179,7 +179,7 @@ def test_where_nothing_is_better_the_start_is_the_best(
     train(config, balls, tmp_path / "few", **options)
     assert "best.pt is the last epoch: 2 validation patients are too few to choose one by" in said
     assert load_checkpoint(tmp_path / "few" / "best.pt").training["epochs"] == 4
-    monkeypatch.setattr("parotid_seg.train.segment.FEWEST_TO_CHOOSE", 2)
+    monkeypatch.setattr("parotid_seg.train.supervised.FEWEST_TO_CHOOSE", 2)
     train(config, balls, tmp_path / "run", **options)
     assert any(line.startswith("no epoch was better on the validation patients than the start") for line in said)
     assert load_checkpoint(tmp_path / "run" / "best.pt").training["epochs"] == 0
@@ -316,7 +316,7 @@ def test_a_worse_end_is_said_after_the_last_epoch(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from parotid_seg.train.segment import SegmentTrainer
+    from parotid_seg.train.supervised import SegmentTrainer
 
     def judged(self: SegmentTrainer, *_: object) -> tuple[Any, list[float]]:
         return np.zeros((24, 50, 50), np.uint8), [0.5 if self.step else 0.7] * 2

@@ -12,8 +12,8 @@ from parotid_seg.scan.volume import Orientation, Volume
 from parotid_seg.train.checkpoint import build_network
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.network import FromGrid, ToGrid
-from parotid_seg.train.segment import Supervised, dice_loss, segmentation_loss
 from parotid_seg.train.settings import load_config
+from parotid_seg.train.supervised import Supervised, dice_loss, segmentation_loss
 
 UPRIGHT = Orientation((0, 1, 2), (False, False, False))
 HU = [-200.0, 300.0]

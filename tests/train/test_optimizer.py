@@ -8,8 +8,8 @@ import torch
 
 from parotid_seg.train.checkpoint import build_network
 from parotid_seg.train.network import parameter_groups
-from parotid_seg.train.segment import Supervised
 from parotid_seg.train.settings import load_config
+from parotid_seg.train.supervised import Supervised
 
 
 @pytest.fixture(params=[False, True])

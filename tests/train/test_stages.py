@@ -86,7 +86,7 @@ def test_a_stage_of_other_settings_is_not_used(balls: Path, short_config: Path, 
 
 
 def test_weights_really_come_over(balls: Path, config: TrainConfig, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from parotid_seg.train.segment import SegmentTrainer
+    from parotid_seg.train.supervised import SegmentTrainer
 
     class SegmentBeginsError(Exception):
         pass

@@ -21,7 +21,7 @@ from parotid_seg.dicom.read.values import Unusable, number_of, numbers_of, text_
 from parotid_seg.errors import ScanError
 from parotid_seg.files import size_of
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.scan.dose import DoseGrid, check_gray
+from parotid_seg.scan.dose_grid import DoseGrid, check_gray
 from parotid_seg.scan.foreign import check_room
 
 PLAN = "PLAN"

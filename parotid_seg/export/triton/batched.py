@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import ModelError
+from parotid_seg.runtime.engines.onnxruntime.cpu import session_options
 from parotid_seg.runtime.tolerance import SAME
 from parotid_seg.scan.chunks import Chunk
 from parotid_seg.scan.volume import Mask
@@ -137,7 +138,8 @@ def check_batched(content: bytes, batched: bytes, pairs: Iterable[tuple[Chunk, C
         ModelError: if more of them differ than `tolerance.SAME` allows, or the model finds no structure to compare.
     """
     one, both = (
-        onnxruntime.InferenceSession(each, _quiet(), providers=["CPUExecutionProvider"]) for each in (content, batched)
+        onnxruntime.InferenceSession(each, session_options(), providers=["CPUExecutionProvider"])
+        for each in (content, batched)
     )
     labelled = changed = 0
     for pair in pairs:
@@ -160,12 +162,6 @@ def check_batched(content: bytes, batched: bytes, pairs: Iterable[tuple[Chunk, C
 def stacked(requests: list[dict[str, NDArray[np.float16] | NDArray[np.float32]]]) -> dict[str, NDArray[np.generic]]:
     """Inputs of equal-shaped requests, joined along a new first axis as a server joins them."""
     return {name: np.stack([request[name] for request in requests]) for name in requests[0]}
-
-
-def _quiet() -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return options
 
 
 def _ends_of_network(graph: onnx.GraphProto) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """`parotid-seg export --triton`: a model repository that Triton Inference Server can serve.
 
-    DIR/NAME/config.pbtxt      see `config`
+    DIR/NAME/config.pbtxt      see `model_config`
     DIR/NAME/labels.txt        the labels by value, one per line
     DIR/NAME/warmup/INPUT      the warm-up chunk's inputs that are not all 0, raw bytes
     DIR/NAME/VERSION/          model.onnx or model.plan
@@ -22,9 +22,10 @@ import onnx
 from onnx import TensorProto
 
 from parotid_seg.contract import Contract
-from parotid_seg.errors import InputError, ModelError, OptionError
+from parotid_seg.errors import InputError, ModelError
+from parotid_seg.export.parity import scans_in
 from parotid_seg.export.triton.batched import check_batched, with_request_axis
-from parotid_seg.export.triton.config import (
+from parotid_seg.export.triton.model_config import (
     DEFAULT_REQUESTS,
     LABELS_FILE,
     PLATFORMS,
@@ -37,13 +38,12 @@ from parotid_seg.export.triton.config import (
     to_text,
 )
 from parotid_seg.files import atomic_folder, make_folder
-from parotid_seg.models import example_folder
 from parotid_seg.runtime.engines.engine_file import read_engine, read_sidecar
 from parotid_seg.runtime.engines.model_file import read_model
-from parotid_seg.runtime.pipeline.discovery import find_scans
+from parotid_seg.runtime.pipeline.discovery import example_for
 from parotid_seg.runtime.pipeline.sources import place_of, read_scan
 from parotid_seg.scan.chunks import Chunk, chunks
-from parotid_seg.scan.intensity import SCALED_WINDOW, in_windows, is_ct
+from parotid_seg.scan.intensity import SCALED_WINDOW, in_windows
 from parotid_seg.scan.volume import Orientation, Volume
 
 WARM_SHAPE, WARM_SPACING_MM = (16, 512, 512), (3.0, 1.0, 1.0)
@@ -157,15 +157,7 @@ def _tensor(value: onnx.ValueInfoProto) -> Tensor:
 
 def _batched(content: bytes, contract: Contract, verify: Path | None, report: Callable[[str], None]) -> bytes:
     """The model with a request axis, verified to give the same labels for two patients at once."""
-    if verify is None:
-        if not all(map(is_ct, contract.channels)) or len(contract.channels) != 1:
-            channels = ", ".join(contract.channels)
-            reason = f"the packaged example is a CT; name a folder of scans of the model's: {channels}"
-            raise OptionError(f"--verify: {reason}")
-        verify = example_folder()
-    scans, errors = find_scans([verify], contract.channels, ignore=verify.glob("**/labelsT[rs]"))
-    if errors or not scans:
-        raise InputError(f"--verify: {errors[0] if errors else f'{verify}: no scan in this folder'}")
+    scans = scans_in(verify or example_for(contract.channels, "--verify"), contract.channels)
     volume, windows = in_windows(read_scan(scans[0]).volume, contract.channels, contract.windows)
     # A second patient of the same shape: mirrored and shifted, so that voxels, centre and matrices differ.
     moved = np.roll(volume.voxels[..., ::-1], volume.shape[2] // 16, axis=3)

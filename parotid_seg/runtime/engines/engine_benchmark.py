@@ -14,7 +14,7 @@ from parotid_seg.errors import DeviceMemoryError, InputError
 from parotid_seg.models import example_folder
 from parotid_seg.runtime.engines.base import USUAL_BATCH, Backend, Output, Pending
 from parotid_seg.runtime.engines.usual_chunk import usual_chunk
-from parotid_seg.runtime.tolerance import GATES, Difference, difference
+from parotid_seg.runtime.tolerance import GATES, MaskDifference, difference
 from parotid_seg.scan.chunks import Inputs, segmented
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
@@ -83,7 +83,7 @@ class EngineBenchmark:
         volume, windows = in_windows(self._example(), self.contract.channels, self.contract.windows)
         return segmented(volume, windows, self.contract.grid, USUAL_BATCH, lambda chunk: _labels(backend, chunk))
 
-    def difference(self, expected: Mask, found: Mask) -> Difference:
+    def difference(self, expected: Mask, found: Mask) -> MaskDifference:
         """The difference between two masks of the example scan."""
         return difference(expected, found, self._example().spacing_mm, len(self.contract.labels))
 

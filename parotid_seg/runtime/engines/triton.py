@@ -37,7 +37,7 @@ from parotid_seg.scan.codes import plain
 from parotid_seg.scan.volume import Mask
 
 DEFAULT_MODEL_NAME = "parotid-seg"
-"""Default name of a model in `export.triton.config.Serving`."""
+"""Default name of a model in `export.triton.model_config.Serving`."""
 CONTRACT_HASH_KEY, MODEL_HASH_KEY = "parotid_seg.contract_sha256", "parotid_seg.model_sha256"
 """Parameters of a model's configuration, besides `METADATA_KEY` for the contract itself."""
 IN_FLIGHT = 4

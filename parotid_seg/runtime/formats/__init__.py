@@ -1,1 +1,1 @@
-"""Output formats of masks: a module each, listed in `registry`."""
+"""Output formats of masks: a module each, listed in `mask_formats`."""

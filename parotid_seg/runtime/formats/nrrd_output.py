@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from parotid_seg.flags import Flag
-from parotid_seg.runtime.formats.registry import MaskResult
+from parotid_seg.runtime.formats.mask_formats import MaskResult
 from parotid_seg.runtime.formats.slicer import is_own_segmentation as is_ours
 from parotid_seg.runtime.formats.slicer import write_seg_nrrd
 

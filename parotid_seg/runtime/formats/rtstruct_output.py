@@ -9,7 +9,7 @@ from parotid_seg.dicom.read.volume import slices_of
 from parotid_seg.dicom.write.objects import is_own_object as is_ours
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.flags import Flag
-from parotid_seg.runtime.formats.registry import MaskResult
+from parotid_seg.runtime.formats.mask_formats import MaskResult
 
 __all__ = ["is_ours", "write"]
 

@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parotid_seg.dicom.read.series import Series, series_key
-from parotid_seg.errors import ScanError
+from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.files import exists
+from parotid_seg.models import example_folder
 from parotid_seg.runtime.pipeline.sources import Scan, place_of
 from parotid_seg.scan.formats import image_name, is_readable, is_segmentation, unread
+from parotid_seg.scan.intensity import is_ct
 from parotid_seg.scan.nifti import ENDINGS
 from parotid_seg.scan.search import STRAY, Searched, Skipped, search
 
@@ -95,6 +97,23 @@ def find_scans(
     for each in not_used:
         skip(each)
     return list(scans.values()), errors
+
+
+def example_for(channels: Sequence[str], option: str) -> Path:
+    """The folder of the packaged example, for a model with these channels.
+
+    Args:
+        channels: the model's channel names.
+        option: the option that names other scans, for the error.
+
+    Raises:
+        OptionError: if the model does not take the example, which is a CT.
+        InputError: if it is not installed.
+    """
+    if len(channels) != 1 or not is_ct(channels[0]):
+        hint = f"name a folder of scans of the model's: {', '.join(channels)}"
+        raise OptionError(f"{option}: the packaged example is a CT; {hint}")
+    return example_folder()
 
 
 @dataclass

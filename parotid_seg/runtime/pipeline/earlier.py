@@ -6,15 +6,13 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from parotid_seg.files import hash_file, is_real_file
-from parotid_seg.runtime.formats.registry import FORMATS
+from parotid_seg.runtime.formats.mask_formats import FORMATS
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.pipeline.ownership import PAGE, Written, names_of, pictures_of
 from parotid_seg.runtime.pipeline.protocol.messages import WorkerConfig
-
-MOST_NAMED = 3
-"""Most files in a message; the others are counted."""
+from parotid_seg.wording import some_of
 
 
 def to_replace(cases: Iterable[Case], entry_of: Callable[[str], Entry | None], work: WorkerConfig) -> list[str]:
@@ -83,10 +81,8 @@ def what_stays(entries: Iterable[Entry], work: WorkerConfig, written: Written) -
     stays += [PAGE] if not work.options.report and written.is_own(PAGE) else []
     lines = []
     if stays:
-        more = f" and {len(stays) - MOST_NAMED} more" if len(stays) > MOST_NAMED else ""
         files_stay = "1 file of an earlier run stays" if len(stays) == 1 else f"{len(stays)} files of earlier runs stay"
-        named = ", ".join(stays[:MOST_NAMED])
-        lines.append(f"{files_stay} beside the results of this run and may differ from them: {named}{more}")
+        lines.append(f"{files_stay} beside the results of this run and may differ from them: {some_of(stays)}")
     whole = [entry.case for entry in entries if entry.mask and is_real_file(work.out / entry.mask)]
     without = [case for case in whole if not is_real_file(work.out / pictures_of(case)[0])]
     if work.options.pictures and without:

@@ -13,6 +13,7 @@ from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResu
 from parotid_seg.runtime.pipeline.scheduler import Limits, Pipeline
 from parotid_seg.runtime.pipeline.worker_pool import Worker, WorkerPool
 from parotid_seg.runtime.segmentation.batching import Batcher
+from parotid_seg.wording import counted
 
 
 class Executor(Protocol):
@@ -69,7 +70,7 @@ class LocalExecutor:
 
     def __str__(self) -> str:
         mirrored = " and their mirror images" if self._tta else ""
-        workers = "1 worker" if self._limits.workers == 1 else f"{self._limits.workers} workers"
+        workers = counted(self._limits.workers, "worker")
         return f"{self.ran}, batches of {self._batches.batch_size} slices{mirrored}; up to {workers}"
 
     def do(self, work: WorkerConfig, jobs: Sequence[CaseRequest]) -> Iterator[CaseResult]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 from parotid_seg.errors import OptionError
 from parotid_seg.files import exists
 from parotid_seg.options import Option
-from parotid_seg.runtime.formats.registry import NIFTI, formats_help
+from parotid_seg.runtime.formats.mask_formats import NIFTI, formats_help
 from parotid_seg.runtime.segmentation.options import SegmentationOptions
 
 if TYPE_CHECKING:

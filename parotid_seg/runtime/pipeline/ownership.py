@@ -16,7 +16,7 @@ import msgspec
 
 from parotid_seg.errors import OutputError
 from parotid_seg.files import Identity, identity_of, is_real_file, is_taken, read_input, write_text
-from parotid_seg.runtime.formats.registry import NIFTI
+from parotid_seg.runtime.formats.mask_formats import NIFTI
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, WorkerConfig, views_of

@@ -16,7 +16,7 @@ from parotid_seg.files import exists, make_folder, remove_orphans
 from parotid_seg.records import write_record
 from parotid_seg.runtime.doses import Doses
 from parotid_seg.runtime.engines.base import Backend
-from parotid_seg.runtime.formats.registry import NIFTI
+from parotid_seg.runtime.formats.mask_formats import NIFTI
 from parotid_seg.runtime.formats.slicer import write_itksnap_labels
 from parotid_seg.runtime.pipeline.discovery import Case, find_scans, name_cases
 from parotid_seg.runtime.pipeline.earlier import remove_outdated_pictures, to_replace, what_stays
@@ -29,12 +29,13 @@ from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, CaseRequest
 from parotid_seg.runtime.pipeline.rules import determined_by
 from parotid_seg.runtime.pipeline.sources import Scan
 from parotid_seg.runtime.pipeline.writers import is_result
-from parotid_seg.runtime.report.build import write_report
-from parotid_seg.runtime.report.patients import Patient, patients_of
+from parotid_seg.runtime.report.html_report import write_report
+from parotid_seg.runtime.report.identities import PatientIdentity, patients_of
 from parotid_seg.runtime.report.results import results_of
 from parotid_seg.runtime.report.summary import STATUSES, run_record, write_summary
 from parotid_seg.scan.search import Skipped
 from parotid_seg.version import VERSION
+from parotid_seg.wording import counted
 
 Say = Callable[[str], None]
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Summary:
         counts = f"{self.done} done{again}, {self.skipped} done before, {self.failed} failed"
         if not self.not_used:
             return counts
-        kinds = ", ".join(f"{count} {_plural(kind) if count > 1 else kind}" for kind, count in self.not_used.items())
+        kinds = ", ".join(f"{counted(count, kind)}" for kind, count in self.not_used.items())
         return f"{counts}, {sum(self.not_used.values())} not used ({kinds})"
 
     @property
@@ -326,7 +327,7 @@ class _Run:
 
     def say_what_runs(self) -> None:
         """Say how many scans there are, the engine, and what the model does not state."""
-        self._say(f"{'1 scan' if self.total == 1 else f'{self.total} scans'}; {self._executor}")
+        self._say(f"{counted(self.total, 'scan')}; {self._executor}")
         if not self._executor.contract.calibrations:
             self._say("the model is not calibrated: the results have no expected DSC")
         if not self._executor.contract.operating_range:
@@ -335,7 +336,11 @@ class _Run:
             )
 
     def write_results(
-        self, scans: Sequence[Path], model_name: str, cases: Sequence[Case], patients: Mapping[str, Patient] | None
+        self,
+        scans: Sequence[Path],
+        model_name: str,
+        cases: Sequence[Case],
+        patients: Mapping[str, PatientIdentity] | None,
     ) -> None:
         """Write what a run writes beside its masks: tables, record and report."""
         out, options, labels = self.work.out, self.work.options, self._executor.contract.labels
@@ -357,12 +362,6 @@ class _Run:
 
 def _is_done(entry: Entry | None) -> TypeGuard[Entry]:
     return entry is not None and entry.status == "done"
-
-
-def _plural(kind: str) -> str:
-    if kind.endswith("series"):
-        return kind
-    return f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
 
 
 def _refused(error: ScanError) -> Entry:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from parotid_seg.errors import MachineError, OptionError, OutputError
+from parotid_seg.errors import MachineError, OutputError
 from parotid_seg.runtime.pipeline.protocol.messages import (
     CaseRequest,
     CaseResult,
@@ -60,13 +60,7 @@ class Limits:
 
     @classmethod
     def of_machine(cls, workers: int | None = None) -> Limits:
-        """Limits for this machine.
-
-        Raises:
-            InputError: if fewer than one worker is requested.
-        """
-        if workers is not None and workers < 1:
-            raise OptionError(f"--workers: found {workers}, expected at least 1")
+        """Limits for this machine, with at most `workers` processes."""
         usual = min(max(FIRST_WORKERS, available_cores()), MOST_WORKERS)
         return cls(workers or usual, MEMORY_SHARE * memory_bytes())
 

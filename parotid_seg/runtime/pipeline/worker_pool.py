@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from parotid_seg.errors import EXHAUSTED, MachineError, ScanError
 from parotid_seg.runtime.pipeline.protocol.answers import Asked, next_answer
-from parotid_seg.runtime.pipeline.protocol.frames import ProtocolError
+from parotid_seg.runtime.pipeline.protocol.framing import ProtocolError
 from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, OutputFailure, PutOff, WorkerConfig
 from parotid_seg.runtime.pipeline.protocol.requests import send_request
 from parotid_seg.runtime.pipeline.protocol.worker_stdio import cause, command_of

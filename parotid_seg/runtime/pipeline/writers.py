@@ -12,7 +12,7 @@ from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import OptionError, OutputError, ParotidSegError, ScanError
 from parotid_seg.files import check_not_read, hash_file, partial_path
 from parotid_seg.flags import Flag
-from parotid_seg.runtime.formats.registry import FORMATS, NIFTI, RTSTRUCT, MaskResult
+from parotid_seg.runtime.formats.mask_formats import FORMATS, NIFTI, RTSTRUCT, MaskResult
 from parotid_seg.runtime.pipeline.sources import Source
 from parotid_seg.scan.codes import ALL_ROIS, Rois
 from parotid_seg.scan.nifti import NiftiScan

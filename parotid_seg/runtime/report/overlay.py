@@ -74,7 +74,7 @@ class _View:
     marked: tuple[int, ...] = ()
 
 
-class _Found(NamedTuple):
+class _DrawnStructure(NamedTuple):
     """A structure that was found."""
 
     value: int
@@ -149,10 +149,10 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         picture.save(partial, **SAVED_AS[path.suffix])  # type: ignore[arg-type]
 
 
-def _structures(mask: Mask, names: Sequence[str], rois: Rois) -> list[_Found]:
+def _structures(mask: Mask, names: Sequence[str], rois: Rois) -> list[_DrawnStructure]:
     """The structures of a mask, the patient's right ones first."""
     found = {
-        names[value]: _Found(value, names[value], rois.colour_of(names[value], value), box)
+        names[value]: _DrawnStructure(value, names[value], rois.colour_of(names[value], value), box)
         for value, box in enumerate(label_boxes(mask, len(names) - 1), start=1)
         if box
     }
@@ -196,7 +196,7 @@ def _best(voxels: NDArray[np.intp], spans: Sequence[slice], start: int) -> int:
     return start + int(np.lexsort((voxels, within))[-1])
 
 
-def _views(mask: Mask, structure: _Found, field_mm: float) -> list[_View]:
+def _views(mask: Mask, structure: _DrawnStructure, field_mm: float) -> list[_View]:
     """The views of a structure: slices evenly from its first to its last, fewer if it has fewer, and two across.
 
     The middle of these two is the median of its voxels, so they show it.
@@ -222,7 +222,9 @@ def _thinned(voxels: NDArray[Any], window: Window) -> NDArray[Any]:
     return thinned
 
 
-def _projection(thinned: NDArray[Any], volume: Volume, plane: str, structures: Sequence[_Found]) -> Image.Image:
+def _projection(
+    thinned: NDArray[Any], volume: Volume, plane: str, structures: Sequence[_DrawnStructure]
+) -> Image.Image:
     """A square with a projection of the whole scan at true proportions, and a box around each structure."""
     axis = {"coronal": 1, "sagittal": 2}[plane]
     thick = thinned.mean(axis=axis)[::-1]

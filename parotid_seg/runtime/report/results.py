@@ -1,12 +1,11 @@
 """results.json: all cases of an output folder as one record, for programs; `report.html` shows the same record.
 
 The types here define the file: it is written and strictly read with them, and the schema in `docs` is generated from
-them (`schema_text`).
+them (`records.schema_text`).
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -17,11 +16,11 @@ import msgspec
 from parotid_seg.contract import Contract
 from parotid_seg.dicom.read.series import SeriesFacts
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.records import read_record, record_text
+from parotid_seg.records import Record, read_record
 from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.report.flag_text import sentence, severity_of
-from parotid_seg.runtime.report.patients import Patient
+from parotid_seg.runtime.report.identities import PatientIdentity
 from parotid_seg.scan.labels import is_parotid, side_of
 
 SCHEMA_VERSION = 1
@@ -37,10 +36,6 @@ Millilitres = Annotated[float, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Gray = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-
-
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of results.json."""
 
 
 class FlagRecord(Record, frozen=True, kw_only=True):
@@ -171,7 +166,7 @@ class CaseRecord(Record, frozen=True, kw_only=True):
     seconds: dict[str, Seconds]
     engine: EngineRecord | None
     files: dict[str, str]
-    patient: Patient | None
+    patient: PatientIdentity | None
     dose: DoseRecord | None
 
     @property
@@ -297,7 +292,7 @@ class Results(Record, frozen=True, kw_only=True):
 
 
 def results_of(
-    entries: Iterable[Entry], run: RunRecord, patients: Mapping[str, Patient] = MappingProxyType({})
+    entries: Iterable[Entry], run: RunRecord, patients: Mapping[str, PatientIdentity] = MappingProxyType({})
 ) -> Results:
     """The record of an output folder.
 
@@ -319,15 +314,7 @@ def read_results(path: Path) -> Results:
     return read_record(path, Results, version=SCHEMA_VERSION, most_bytes=2**30)
 
 
-def schema_text() -> str:
-    """The JSON schema (draft 2020-12) of results.json."""
-    schema = msgspec.json.schema(Results)
-    for each in schema["$defs"].values():
-        each["description"] = inspect.cleandoc(each.get("description", ""))
-    return record_text({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
-
-
-def _case(entry: Entry, patient: Patient | None) -> CaseRecord:
+def _case(entry: Entry, patient: PatientIdentity | None) -> CaseRecord:
     failed = entry.status == "failed"
     ratio = ratio_of_sides(entry.volumes_ml)
     flags = entry.flags

@@ -15,7 +15,7 @@ from parotid_seg.runtime.engines.registry import ENGINES
 from parotid_seg.runtime.pipeline.executor import Executor
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.report.flag_text import sentences
-from parotid_seg.runtime.report.patients import Patient
+from parotid_seg.runtime.report.identities import PatientIdentity
 from parotid_seg.runtime.report.results import ModelRecord, RunRecord
 from parotid_seg.system import versions_of
 from parotid_seg.tables import write_csv
@@ -44,7 +44,7 @@ def write_summary(
     entries: Sequence[Entry],
     labels: tuple[str, ...],
     path: Path,
-    patients: Mapping[str, Patient] | None = None,
+    patients: Mapping[str, PatientIdentity] | None = None,
 ) -> None:
     """Write a row per case: status, volumes in ml, expected DSC and floor, flags as text and codes, seconds, engine.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.scan.intensity import Window
 from parotid_seg.scan.seen import Seen
-from parotid_seg.train.data.dataset import DataSet, named
+from parotid_seg.train.data.data_set import DataSet, named
 from parotid_seg.train.data.patients import Patient, decoded
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from parotid_seg.errors import InputError
 from parotid_seg.records import convert
 from parotid_seg.train.config import TrainConfig
-from parotid_seg.train.data.dataset import DataSet, named
+from parotid_seg.train.data.data_set import DataSet, named
 from parotid_seg.train.data.leaks import locked_scans
 from parotid_seg.train.data.patients import Patient, check_labels, doubts_line, load_patients
 from parotid_seg.train.parallel import Processes
@@ -104,7 +104,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Done:
+class ResumeState:
     """How far a resumed run is, and on which patients; None in a checkpoint of an older version."""
 
     epochs_done: int
@@ -112,7 +112,7 @@ class Done:
     patients: Trained | None
 
     @classmethod
-    def recorded(cls, progress: Mapping[str, Any]) -> Done:
+    def recorded(cls, progress: Mapping[str, Any]) -> ResumeState:
         """Of a checkpoint's `progress`.
 
         Raises:

@@ -25,7 +25,7 @@ from parotid_seg.scan.labels import LEFT, RIGHT, side_of
 from parotid_seg.scan.nifti import read_mask, read_nifti
 from parotid_seg.scan.seen import voxels_hash
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels
-from parotid_seg.train.data.dataset import SOFT_FOLDER, DataSet, named
+from parotid_seg.train.data.data_set import SOFT_FOLDER, DataSet, named
 
 DOUBTS = frozenset(code for code in FlagCode if code.value.startswith("hu_"))
 """Flags of a CT that may not be in HU."""

@@ -22,7 +22,7 @@ from pydicom.uid import (
 from parotid_seg.dicom.read.dose import find_dose, read_dose
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import FlagCode
-from parotid_seg.scan.dose import structure_doses
+from parotid_seg.scan.dose_grid import structure_doses
 from tests.dicom.read.dose_files import SCALING, linear, ramp, set_to, write_rtdose
 from tests.dicom_for_writers import needs_plastimatch
 from tests.dicom_series import TILTED, lay

@@ -19,13 +19,13 @@ from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.engine import DIFFERENT
 from parotid_seg.runtime.engines.rewriting import gpu_graph, precision
 from parotid_seg.runtime.engines.rewriting.gpu_graph import GpuGraph
-from parotid_seg.runtime.tolerance import Difference
+from parotid_seg.runtime.tolerance import MaskDifference
 
 pytestmark = pytest.mark.slow
 
 HALF = GpuGraph(DEFAULT_MODEL, "fp16")
 EVERYWHERE = np.ones((1, 2, 2), np.uint8)
-FAR = Difference(changed=9, changed_share=0.5, dsc=0.5, hd95_mm=9.0, volume_ml=9.0)
+FAR = MaskDifference(changed=9, changed_share=0.5, dsc=0.5, hd95_mm=9.0, volume_ml=9.0)
 
 
 @pytest.fixture(autouse=True)

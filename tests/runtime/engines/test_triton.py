@@ -20,7 +20,7 @@ import pytest
 
 from parotid_seg.contract import METADATA_KEY
 from parotid_seg.errors import DeviceMemoryError, ModelError, ParotidSegError
-from parotid_seg.export.triton.config import Serving
+from parotid_seg.export.triton.model_config import Serving
 from parotid_seg.export.triton.repository import write_repository
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import labels_of

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from parotid_seg.runtime.pipeline.protocol.frames import HEADER, MAGIC
+from parotid_seg.runtime.pipeline.protocol.framing import HEADER, MAGIC
 
 
 class Harm:

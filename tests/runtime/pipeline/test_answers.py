@@ -20,7 +20,7 @@ from parotid_seg.runtime.pipeline import worker_pool
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.pipeline.protocol.answers import LONGEST_TEXT, MOST_QUESTIONS, Asked, next_answer, send_answer
-from parotid_seg.runtime.pipeline.protocol.frames import HEADER, MAGIC, ProtocolError, read_head
+from parotid_seg.runtime.pipeline.protocol.framing import HEADER, MAGIC, ProtocolError, read_head
 from parotid_seg.runtime.pipeline.protocol.messages import (
     CaseRequest,
     CaseResult,

@@ -12,7 +12,7 @@ import pydicom
 import pytest
 
 from parotid_seg.errors import InputError, OptionError, ScanError
-from parotid_seg.runtime.formats.registry import FORMATS, Format, formats_help
+from parotid_seg.runtime.formats.mask_formats import FORMATS, Format, formats_help
 from parotid_seg.runtime.pipeline.writers import Outputs, is_ours
 from parotid_seg.scan.nifti import NiftiScan
 from tests.dicom_series import ct_voxels, write_series

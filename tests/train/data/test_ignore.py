@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from parotid_seg.train import segment
-from parotid_seg.train.data.dataset import open_data_set
+from parotid_seg.train import supervised
+from parotid_seg.train.data.data_set import open_data_set
 from parotid_seg.train.data.sampling import SliceSampler
 from parotid_seg.train.parallel import join
-from parotid_seg.train.segment import SegmentTrainer
 from parotid_seg.train.settings import load_config
+from parotid_seg.train.supervised import SegmentTrainer
 
 FIRST_KNOWN = 9
 
@@ -83,8 +83,8 @@ def test_ignored_voxels_are_not_validated_on(trainer: SegmentTrainer, monkeypatc
     assert patient.ignored is not None
     found = np.where(patient.ignored, 2, patient.labels).astype(np.uint8)
     found[:FIRST_KNOWN, :, :25] = 1
-    monkeypatch.setattr(segment, "segment_volume", lambda *_: found)
-    monkeypatch.setattr(segment, "clean_labels", lambda mask, _: mask)
+    monkeypatch.setattr(supervised, "segment_volume", lambda *_: found)
+    monkeypatch.setattr(supervised, "clean_labels", lambda mask, _: mask)
     assert trainer._judge(patient)[1] == [1.0, 1.0]
 
 
@@ -95,7 +95,7 @@ def test_a_structure_that_the_reference_lacks_raises_no_validation_score(
     left_only = dataclasses.replace(
         patient, labels=np.where(patient.labels == 1, 1, 0), shown_in=((), patient.shown_in[1], ())
     )
-    monkeypatch.setattr(segment, "segment_volume", lambda *_: np.zeros_like(patient.labels))
+    monkeypatch.setattr(supervised, "segment_volume", lambda *_: np.zeros_like(patient.labels))
     left, right = trainer._judge(left_only)[1]
     assert left == 0
     assert math.isnan(right)

@@ -12,7 +12,7 @@ from parotid_seg.contract import Grid
 from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.train.config import AugmentConfig, TrainConfig
 from parotid_seg.train.data.augment import Augmenter, Draws
-from parotid_seg.train.data.dataset import DataSet, open_data_set
+from parotid_seg.train.data.data_set import DataSet, open_data_set
 from parotid_seg.train.data.patients import Patient, load_patients
 from parotid_seg.train.data.sampling import PairSampler, SliceSampler
 from parotid_seg.train.parallel import Processes

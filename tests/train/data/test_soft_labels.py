@@ -13,7 +13,7 @@ import torch
 
 from parotid_seg.errors import InputError
 from parotid_seg.train.config import SegmentConfig, TrainConfig
-from parotid_seg.train.data.dataset import DataSet, open_data_set, open_data_sets
+from parotid_seg.train.data.data_set import DataSet, open_data_set, open_data_sets
 from parotid_seg.train.data.patients import load_patients
 from parotid_seg.train.settings import load_config
 from parotid_seg.train.stages import train

@@ -7,9 +7,9 @@ from unittest import mock
 
 import torch
 
-from parotid_seg.train import segment
+from parotid_seg.train import supervised
 from parotid_seg.train.contrast import ContrastTrainer
-from parotid_seg.train.segment import SegmentTrainer
+from parotid_seg.train.supervised import SegmentTrainer
 from tests.train.processes.torchrun import without_pictures
 
 
@@ -22,7 +22,7 @@ def in_double(loss: Any) -> Callable[..., Any]:
     return wrapped
 
 
-def validate_in_single(net: Any, *arguments: Any, real: Any = segment.segment_volume) -> Any:
+def validate_in_single(net: Any, *arguments: Any, real: Any = supervised.segment_volume) -> Any:
     return real(copy.deepcopy(net).float(), *arguments)
 
 
@@ -31,5 +31,5 @@ def command(*words: Any) -> None:
     torch.set_default_dtype(torch.float64)
     for trainer in (ContrastTrainer, SegmentTrainer):
         trainer.loss = in_double(trainer.loss)  # type: ignore[method-assign]
-    segment.segment_volume = validate_in_single  # type: ignore[assignment]
+    supervised.segment_volume = validate_in_single  # type: ignore[assignment]
     without_pictures(*words)

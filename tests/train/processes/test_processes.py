@@ -16,7 +16,7 @@ from parotid_seg.train.config import ContrastConfig, NetworkConfig
 from parotid_seg.train.moco import MomentumContrast, Pair
 from parotid_seg.train.network import SwinUnet
 from parotid_seg.train.parallel import Processes, join
-from parotid_seg.train.segment import segmentation_loss
+from parotid_seg.train.supervised import segmentation_loss
 from tests.processes.forked import Forked
 from tests.processes.ports import free_port
 

@@ -21,7 +21,7 @@ from parotid_seg.contract import Contract
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.pipeline.protocol.frames import (
+from parotid_seg.runtime.pipeline.protocol.framing import (
     MOST_HEAD_BYTES,
     ProtocolError,
     read_arrays,

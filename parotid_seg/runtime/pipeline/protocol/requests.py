@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from parotid_seg.errors import ScanError
-from parotid_seg.runtime.pipeline.protocol.frames import read_arrays, read_head, write_frame
+from parotid_seg.runtime.pipeline.protocol.framing import read_arrays, read_head, write_frame
 from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, WorkerConfig
 from parotid_seg.runtime.segmentation.batching import Prediction
 

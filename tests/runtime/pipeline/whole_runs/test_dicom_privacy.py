@@ -19,8 +19,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from parotid_seg.dicom.read.file import ATTRIBUTES
-from parotid_seg.runtime.formats.registry import FORMATS
-from parotid_seg.runtime.report.patients import Patient
+from parotid_seg.runtime.formats.mask_formats import FORMATS
+from parotid_seg.runtime.report.identities import PatientIdentity
 from parotid_seg.runtime.report.results import read_results
 from tests.command_line import in_process
 from tests.dicom_example import every_text, few_slices, write_image
@@ -174,7 +174,7 @@ def test_identify_tells_it_where_it_says_and_nowhere_else(place: tuple[Path, sub
     assert f"<dt>Patient</dt><dd><bdi>{MARK}^Zoe=Zq&#24352;={MARK}, ID {TEXTS['LO']}, born 1931-02-07</bdi>" in page
     assert "says who the patients are (--identify)" in page
     (case,) = read_results(folder / "out" / "results.json").cases
-    assert case.patient == Patient(TEXTS["PN"], TEXTS["LO"], "1931-02-07")
+    assert case.patient == PatientIdentity(TEXTS["PN"], TEXTS["LO"], "1931-02-07")
     infer(folder)
     assert tellers(folder / "out") == set(), "the next run does not identify"
 

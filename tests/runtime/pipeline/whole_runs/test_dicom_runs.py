@@ -21,7 +21,7 @@ from parotid_seg.dicom.read.volume import find_series
 from parotid_seg.errors import InputError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.engines.base import Backend
-from parotid_seg.runtime.formats.registry import FORMATS
+from parotid_seg.runtime.formats.mask_formats import FORMATS
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer
 from tests.command_line import Run

@@ -332,7 +332,7 @@ def bad_models(folder: Path) -> dict[str, tuple[Path, str]]:
     helper.set_model_props(packaged, {METADATA_KEY: json.dumps({**contract, "schema_version": 99})})
     onnx.save(packaged, old)
     return {
-        "missing": (folder / "gone.onnx", "cannot be read"),
+        "missing": (folder / "gone.onnx", "no such file, expected a model file"),
         "text": (text, "not an ONNX model"),
         "foreign": (foreign, "without parotid-seg's contract"),
         "other version": (old, "schema_version 99, expected 4 to 7"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from parotid_seg.metrics import dice
-from parotid_seg.runtime.formats.registry import NIFTI, RTSTRUCT
+from parotid_seg.runtime.formats.mask_formats import NIFTI, RTSTRUCT
 from tests.command_line import Run
 from tests.dicom_example import write_image
 from tests.dicom_for_writers import dciodvfy_errors, needs_dciodvfy, needs_plastimatch

@@ -16,7 +16,7 @@ import pytest
 
 from parotid_seg.errors import InputError, ParotidSegError, ScanError
 from parotid_seg.scan.labels import mirrored_labels
-from parotid_seg.train.data.dataset import open_data_set, open_data_sets
+from parotid_seg.train.data.data_set import open_data_set, open_data_sets
 from parotid_seg.train.data.patients import check_labels, doubts_line, load_patients
 from parotid_seg.train.settings import load_config
 

@@ -24,9 +24,10 @@ import numpy as np
 from parotid_seg.contract import BACKGROUND
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.records import is_plain_name, read_record
-from parotid_seg.scan.label_set import LabelSet, kind, read_label_set
+from parotid_seg.scan.label_set import DESCRIPTION, LabelSet, channel_names, data_folder, kind, read_label_set
 from parotid_seg.scan.labels import check_pairs, side_of, structure_words
 from parotid_seg.train.config import UNLABELLED_STAGES, TrainConfig
+from parotid_seg.wording import some_of
 
 VALIDATION_SHARE = 0.2
 """Share of the patients for validation if there is no splits.json."""
@@ -104,7 +105,7 @@ def open_data_sets(folder: Path, config: TrainConfig, labelled: int | None = Non
             try:
                 check_pairs(data.labels)
             except InputError as error:
-                raise InputError(error.reason, path=data.folder / "dataset.json") from error
+                raise InputError(error.reason, path=data.folder / DESCRIPTION) from error
         data_sets[stage] = data
     return data_sets
 
@@ -127,12 +128,10 @@ def open_data_set(
         InputError: if the folder, a JSON file, a key or a case's file is missing or invalid, or if a patient is in
             several lists of splits.json, twice in one, or unknown.
     """
-    folder = _folder(folder)
-    path = folder / "dataset.json"
-    if not path.exists():
-        raise InputError("no such file, expected the description of a data set in nnU-Net's raw layout", path=path)
-    description = read_record(path, dict[str, Any])
-    channels, ending = _channels(description, path), _ending(description, path)
+    folder = data_folder(folder)
+    path = folder / DESCRIPTION
+    description = _description(path)
+    channels, ending = channel_names(description, path), _ending(description, path)
     labels = _consecutive(read_label_set(description, path), path)
     if stage == "organs":
         labels = _other_organs(description, labels, path)
@@ -183,7 +182,7 @@ def _check_soft(folder: Path, cases: Collection[str], train: Sequence[str], labe
     if labels.ignore is not None:
         raise InputError(
             "labels: found the label 'ignore', which cannot be used with soft labels (soft_share)",
-            path=folder / "dataset.json",
+            path=folder / DESCRIPTION,
         )
     lost = sorted(set(cases).difference(train))
     return [f"soft labels of no training patient and no scan in imagesUn are not used: {named(lost)}"] if lost else []
@@ -203,32 +202,14 @@ def _check_counts(folder: Path, train: Sequence[str], validation: Sequence[str],
 
 
 def named(cases: Iterable[str]) -> str:
-    """Names of patients for a message, at most `MOST_NAMED`."""
-    names = list(cases)
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
+    """Names of patients for a message, at most `MOST_NAMES`."""
+    return some_of(cases, MOST_NAMES)
 
 
-def _folder(place: Path) -> Path:
-    """The data folder, which may be given by its dataset.json."""
-    if place.is_file() and place.name == "dataset.json":
-        return place.parent
-    if not place.is_dir():
-        reason = "a file" if place.exists() else "no such folder"
-        raise OptionError(f"{reason}, expected the folder of a data set in nnU-Net's raw layout", path=place)
-    return place
-
-
-def _channels(description: Mapping[str, Any], path: Path) -> tuple[str, ...]:
-    example = 'expected an object such as {"0": "CT"}, numbered from 0'
-    if "channel_names" not in description:
-        raise InputError(f"found no key 'channel_names', {example}", path=path)
-    names = description["channel_names"]
-    if not isinstance(names, dict):
-        raise InputError(f"channel_names: found {kind(names)}, {example}", path=path)
-    if not names or set(names) != {str(index) for index in range(len(names))}:
-        raise InputError(f"channel_names: found the keys {list(names)}, {example}", path=path)
-    return tuple(str(names[str(index)]) for index in range(len(names)))
+def _description(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise InputError("no such file, expected the description of a data set in nnU-Net's raw layout", path=path)
+    return read_record(path, dict[str, Any])
 
 
 def _ending(description: Mapping[str, Any], path: Path) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from parotid_seg.bench.compare import compare_files
+from parotid_seg.bench.compare_results import compare_files
 from parotid_seg.bench.result import SCHEMA, SCHEMA_VERSION
 from parotid_seg.errors import InputError
 from tests.command_line import Run

@@ -5,7 +5,7 @@ import pytest
 
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.operating_range import OperatingRange
-from parotid_seg.runtime.operating_range import SeenPatient, operating_range, seen_patient, share_outside
+from parotid_seg.runtime.fit_operating_range import SeenPatient, operating_range, seen_patient, share_outside
 from parotid_seg.runtime.segmentation.range_features import SCAN_FEATURES, STRUCTURE_FEATURES, RangeFeatures
 from parotid_seg.scan.volume import Volume
 from tests.runtime.segmentation.test_range_features import AS_STORED, SPACING_MM, head

@@ -9,7 +9,7 @@ import numpy as np
 
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.pipeline.sources import Scan, read_scan
-from parotid_seg.runtime.tolerance import GATES, Difference, difference
+from parotid_seg.runtime.tolerance import GATES, MaskDifference, difference
 from parotid_seg.scan.chunks import Inputs, segmented
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.volume import Mask
@@ -18,21 +18,15 @@ Masks = Mapping[Scan, tuple[Mask, tuple[float, float, float]]]
 """Of each scan the reference's mask, and its spacing in mm."""
 
 
-@dataclass(frozen=True)
-class Parity:
+@dataclass(frozen=True, kw_only=True)
+class EngineParity(MaskDifference):
     """The scan whose masks differ most.
 
     Attributes:
-        changed, changed_share, dsc, hd95_mm, volume_ml: see `tolerance.Difference`.
         scans: how many were compared.
         within: whether all of them are within the tolerance of the precision.
     """
 
-    changed: int
-    changed_share: float
-    dsc: float
-    hd95_mm: float
-    volume_ml: float
     scans: int
     within: bool
 
@@ -55,7 +49,7 @@ def reference_masks(backend: Backend, scans: Sequence[Scan]) -> Masks:
     return {scan: pair for scan, *pair in zip(scans, masks, spacings, strict=True)}  # type: ignore[misc]
 
 
-def compare(reference: Masks, found: Mapping[Scan, Mask], precision: str, labels: int) -> Parity:
+def compare(reference: Masks, found: Mapping[Scan, Mask], precision: str, labels: int) -> EngineParity:
     """The comparison of all scans.
 
     Args:
@@ -63,9 +57,7 @@ def compare(reference: Masks, found: Mapping[Scan, Mask], precision: str, labels
         precision: type the engine computes in; it decides the tolerance.
         labels: how many there are, background included.
     """
-    apart: list[Difference] = []
-    for scan, (expected, spacing_mm) in reference.items():
-        apart.append(difference(expected, found[scan], spacing_mm, labels))
+    apart = [difference(mask, found[scan], spacing_mm, labels) for scan, (mask, spacing_mm) in reference.items()]
     worst = min(apart, key=lambda each: each.dsc)
     gate = GATES[precision]
-    return Parity(**vars(worst), scans=len(apart), within=all(gate.admits(each) for each in apart))
+    return EngineParity(**vars(worst), scans=len(apart), within=all(gate.admits(each) for each in apart))

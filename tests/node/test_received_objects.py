@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from parotid_seg.node.objects import CANNOT_UNDERSTAND, DOES_NOT_MATCH, OUT_OF_RESOURCES, OVER, Refused, Spool, identify
+from parotid_seg.node.received_objects import (
+    CANNOT_UNDERSTAND,
+    DOES_NOT_MATCH,
+    OUT_OF_RESOURCES,
+    OVER,
+    Refused,
+    Spool,
+    identify,
+)
 from tests.node.peers import NAME, make_series
 
 SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless)

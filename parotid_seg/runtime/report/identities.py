@@ -13,7 +13,7 @@ from parotid_seg.errors import ScanError
 from parotid_seg.runtime.pipeline.discovery import Case
 
 
-class Patient(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PatientIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A patient as in the file: untrusted text, empty where it is missing.
 
     Attributes:
@@ -31,7 +31,7 @@ class Patient(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return ", ".join(filter(None, parts))
 
 
-def patients_of(cases: Iterable[Case]) -> dict[str, Patient]:
+def patients_of(cases: Iterable[Case]) -> dict[str, PatientIdentity]:
     """The patients of DICOM scans by case; unreadable files are skipped."""
     patients = {}
     for case in cases:
@@ -44,7 +44,7 @@ def patients_of(cases: Iterable[Case]) -> dict[str, Patient]:
     return patients
 
 
-def _patient_of(series: Series) -> Patient:
+def _patient_of(series: Series) -> PatientIdentity:
     from parotid_seg.dicom.phi_safe import phi_safe
     from parotid_seg.dicom.read.file import read_dicom
     from parotid_seg.dicom.read.values import text_of
@@ -53,12 +53,14 @@ def _patient_of(series: Series) -> Patient:
     with phi_safe(path, "DICOM image"):
         file = read_dicom(path)
         if file is None:
-            return Patient()
+            return PatientIdentity()
         texts = {}
         for keyword in ("PatientName", "PatientID", "PatientBirthDate"):
             with contextlib.suppress(ScanError):
                 texts[keyword] = text_of(file.header, keyword)
-    return Patient(texts.get("PatientName", ""), texts.get("PatientID", ""), _iso(texts.get("PatientBirthDate", "")))
+    return PatientIdentity(
+        texts.get("PatientName", ""), texts.get("PatientID", ""), _iso(texts.get("PatientBirthDate", ""))
+    )
 
 
 def _iso(text: str) -> str:

@@ -3,8 +3,8 @@
 For each feature the range goes from the 5th to the 95th percentile of the patients, and beyond these by a margin: the
 same share of their distance for all features. The margin is a conformal quantile. With each of n patients left out in
 turn, the range of the others is extended until that patient is inside, and of these extensions the margin is the one at
-the place ceil(0.9 (n + 1)), as for the floor of `runtime.calibrate`. So at most one in ten patients of the same kind is
-outside, whatever the number of features.
+the place ceil(0.9 (n + 1)), as for the floor of `runtime.fit_calibration`. So at most one in ten patients of the same
+kind is outside, whatever the number of features.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from parotid_seg.contract import Contract
 from parotid_seg.operating_range import OUTSIDE, FeatureRange, OperatingRange
-from parotid_seg.runtime.calibrate import LEAST_PATIENTS, mask_features
+from parotid_seg.runtime.fit_calibration import LEAST_PATIENTS, mask_features
 from parotid_seg.runtime.segmentation.range_features import (
     SCAN_FEATURES,
     STRUCTURE_FEATURES,

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib
 
 from parotid_seg.bench.result import Result
-from parotid_seg.bench.stages import STAGES
+from parotid_seg.bench.scan_stages import STAGES
 from parotid_seg.files import atomic_write
 
 matplotlib.use("Agg")

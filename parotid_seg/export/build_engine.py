@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from parotid_seg.errors import DeviceError, InputError, ModelError, OptionError
-from parotid_seg.export.profile import input_shapes
+from parotid_seg.export.engine_shapes import input_shapes
 from parotid_seg.files import atomic_write, make_folder, scratch_folder, write_bytes
 from parotid_seg.runtime.engines.autotune import cache_folder
 from parotid_seg.runtime.engines.engine_file import (
@@ -63,7 +63,7 @@ def build_engine(
         onnx_path: a parotid-seg model file. If it lies beside `out`, the engine can be rebuilt where it does not fit.
         out: the engine file to make; the sidecar is `out` with .json added.
         library: "tensorrt", which needs the GPU that will run it, or "tensorrt-rtx", which needs none.
-        profile: batch sizes, see `profile.input_shapes`.
+        profile: batch sizes, see `engine_shapes.input_shapes`.
         options: how to build it.
         report: called with one line for each event.
         progress: called with the current phase, the steps done, and the steps of the whole build.

@@ -8,7 +8,7 @@ import pytest
 
 from parotid_seg.calibration import Calibration
 from parotid_seg.contract import Contract, Grid
-from parotid_seg.runtime.calibrate import Gland, calibrate, glands_of, left_out_estimates
+from parotid_seg.runtime.fit_calibration import Gland, calibrate, glands_of, left_out_estimates
 from parotid_seg.runtime.segmentation.gland_features import FEATURES
 from parotid_seg.scan.volume import Orientation, Volume
 

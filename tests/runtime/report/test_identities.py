@@ -10,8 +10,8 @@ from pydicom.dataset import Dataset
 from parotid_seg.dicom.read.volume import find_series
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.report.build import write_report
-from parotid_seg.runtime.report.patients import Patient, patients_of
+from parotid_seg.runtime.report.html_report import write_report
+from parotid_seg.runtime.report.identities import PatientIdentity, patients_of
 from parotid_seg.runtime.report.results import results_of
 from parotid_seg.runtime.report.summary import write_summary
 from tests.dicom_series import ct_voxels, write_series
@@ -64,7 +64,7 @@ def written(tmp_path: Path) -> Any:
         Entry("b", "/b", "", "failed", reason="not a scan", path="/b"),
         Entry("", "/c", "", "failed", reason="no such file", path="/c"),
     ]
-    patients = {"a": Patient(EVIL, "4711", "1950-01-02"), "b": Patient("Roe", "", "unknown")}
+    patients = {"a": PatientIdentity(EVIL, "4711", "1950-01-02"), "b": PatientIdentity("Roe", "", "unknown")}
     (tmp_path / "a.nii.gz").write_bytes(b"mask")
     write_summary(entries, LABELS, tmp_path / "summary.csv", patients)
     results = results_of(entries, run_of(), patients)
@@ -89,8 +89,8 @@ def test_the_report(written: Any, tmp_path: Path) -> None:
 
 def test_the_results(written: Any) -> None:
     assert written[1] == {
-        "/a": Patient(EVIL, "4711", "1950-01-02"),
-        "/b": Patient("Roe", "", "unknown"),
+        "/a": PatientIdentity(EVIL, "4711", "1950-01-02"),
+        "/b": PatientIdentity("Roe", "", "unknown"),
         "/c": None,
     }, "as they stand in the file"
 

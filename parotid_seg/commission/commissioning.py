@@ -15,15 +15,15 @@ from parotid_seg.commission.conditions import conditions_of
 from parotid_seg.commission.drift import EXAMPLE, MASKS, Earlier, Made, compare_with, lowest_dsc, newest, set_aside
 from parotid_seg.commission.expected import expected_record, glands_in
 from parotid_seg.commission.faults import faults_in, signs_of
+from parotid_seg.commission.labelled import Chosen, Labelled
 from parotid_seg.commission.limits import Achieved, checked
-from parotid_seg.commission.patients import Chosen, Labelled
 from parotid_seg.commission.record import (
     NAME,
     AgainstRecord,
+    CommissionModelRecord,
     CommissionRecord,
     FaultRecord,
     MaskRecord,
-    ModelRecord,
     PatientsRecord,
     read_commission,
 )
@@ -46,6 +46,7 @@ from parotid_seg.runtime.report.results import CaseRecord, Results, read_results
 from parotid_seg.scan.intensity import is_ct
 from parotid_seg.scan.nifti import read_mask
 from parotid_seg.scan.volume import Mask
+from parotid_seg.wording import counted
 
 Progress = Callable[[Outcome], None]
 
@@ -58,7 +59,7 @@ MOST_HEAD = 4096
 
 
 @dataclass(frozen=True)
-class Model:
+class RunnableModel:
     """A model to run.
 
     Attributes:
@@ -87,9 +88,9 @@ class Order:
 
     chosen: Chosen
     out: Path
-    model: Model
+    model: RunnableModel
     limits: Mapping[str, float]
-    against: Model | None = None
+    against: RunnableModel | None = None
     earlier: Earlier | None = None
     dose: Path | None = None
     options: InferOptions = field(default_factory=InferOptions)
@@ -137,7 +138,7 @@ class _New:
         hashes: of the scans.
     """
 
-    model: ModelRecord
+    model: CommissionModelRecord
     contract: Contract
     evaluation: Evaluation
     voxels: Mapping[str, str]
@@ -158,7 +159,7 @@ def commission(order: Order, *, say: Say = lambda _: None, progress: Progress = 
     Raises:
         ParotidSegError: if a model cannot be loaded, no patient has a mask, or results cannot be written.
     """
-    from parotid_seg.commission.page import write_page
+    from parotid_seg.commission.report_page import write_page
 
     begun = datetime.now(UTC)
     make_folder(order.out)
@@ -251,14 +252,14 @@ def _is_ours(page: Path) -> bool:
         return False
 
 
-def _segmented(order: Order, model: Model, folder: str, say: Say, progress: Progress) -> Masks:
+def _segmented(order: Order, model: RunnableModel, folder: str, say: Say, progress: Progress) -> Masks:
     """Segment all patients as `infer` does.
 
     Raises:
         InputError: if the model does not take these scans, or no patient has a mask.
     """
     chosen, out = order.chosen, order.out / folder
-    say(f"{model.name} segments {len(chosen.patients)} patient{'s' * (len(chosen.patients) != 1)}")
+    say(f"{model.name} segments {counted(len(chosen.patients), 'patient')}")
     with closing(model.executor()) as executor:
         _check_channels(executor.contract, chosen)
         options = replace(order.options, pictures=False, report=False)

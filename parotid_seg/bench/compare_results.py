@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SpeedComparison:
     """Two results.
 
     Attributes:
@@ -146,7 +146,7 @@ class _Model:
 
 @dataclass(frozen=True)
 class _File:
-    """The fields read from a bench.json, as stored."""
+    """The fields read from a bench.json."""
 
     schema: str
     machine: _Machine
@@ -157,25 +157,18 @@ class _File:
         if self.schema != SCHEMA:
             raise InputError("not made by parotid-seg bench, expected a bench.json")
 
-
-@dataclass(frozen=True)
-class _Old:
-    """The fields read from a bench.json."""
-
-    path: Path
-    processor: str
-    cores: int
-    sha256: str
-    rounds_ms: Mapping[Key, Rounds]
-    transfers_ms: Mapping[Key, Rounds]
+    @cached_property
+    def speeds(self) -> dict[Key, _Speed]:
+        """By engine and batch size."""
+        return {(row.name, speed.batch_size): speed for row in self.rows for speed in row.speeds}
 
     @property
     def best_ms(self) -> float:
         """The best time of a transfer between the machine's cores."""
-        return best_transfer_ms([launch for rounds in self.transfers_ms.values() for launch in rounds])
+        return best_transfer_ms([launch for speed in self.speeds.values() for launch in speed.transfers_ms])
 
 
-def compare_files(old: Path, new: Path) -> Comparison:
+def compare_files(old: Path, new: Path) -> SpeedComparison:
     """Compare two bench.json files.
 
     Raises:
@@ -186,40 +179,38 @@ def compare_files(old: Path, new: Path) -> Comparison:
         if not path.exists():
             raise OptionError("no such file, expected a bench.json", path=path)
     one, other = _read(old), _read(new)
-    shared = [key for key in one.rounds_ms if key in other.rounds_ms]
+    shared = [key for key in one.speeds if key in other.speeds]
     if not shared:
         raise InputError(f"has no engine and batch size in common with {old}", path=new)
     notes = [
         f"{what}: {before} and {after}"
         for what, before, after in (
-            ("other processors", one.processor, other.processor),
-            ("other numbers of cores", one.cores, other.cores),
-            ("other model files", one.sha256[:12], other.sha256[:12]),
+            ("other processors", one.machine.processor, other.machine.processor),
+            ("other numbers of cores", one.machine.cores, other.machine.cores),
+            ("other model files", one.model.sha256[:12], other.model.sha256[:12]),
         )
         if before != after
     ]
-    return Comparison(
-        tuple(_change(key, one, other) for key in shared),
-        tuple(key for key in one.rounds_ms if key not in other.rounds_ms),
-        tuple(key for key in other.rounds_ms if key not in one.rounds_ms),
+    return SpeedComparison(
+        tuple(_change(key, one.speeds[key], other.speeds[key], min(one.best_ms, other.best_ms)) for key in shared),
+        tuple(key for key in one.speeds if key not in other.speeds),
+        tuple(key for key in other.speeds if key not in one.speeds),
         other.best_ms / one.best_ms,
         tuple(notes),
     )
 
 
-def _change(key: Key, one: _Old, other: _Old) -> Change:
-    best_ms = min(one.best_ms, other.best_ms)
-    old, new = (undisturbed_rounds(each.rounds_ms[key], each.transfers_ms[key], best_ms) for each in (one, other))
-    old_ms, new_ms = (undisturbed_median(each.rounds_ms[key], each.transfers_ms[key]) for each in (one, other))
-    if one.rounds_ms[key] == other.rounds_ms[key]:
+def _change(key: Key, one: _Speed, other: _Speed, best_ms: float) -> Change:
+    old, new = (undisturbed_rounds(each.rounds_ms, each.transfers_ms, best_ms) for each in (one, other))
+    old_ms, new_ms = (undisturbed_median(each.rounds_ms, each.transfers_ms) for each in (one, other))
+    if one.rounds_ms == other.rounds_ms:
         return Change(*key, old_ms, new_ms, 1.0, 1.0, 1.0)
     if min(len(old), len(new)) >= LEAST_LAUNCHES:
         return Change(*key, old_ms, new_ms, *ratio_interval(old, new))
-    old_all, new_all = one.rounds_ms[key], other.rounds_ms[key]
-    if min(len(old_all), len(new_all)) < LEAST_LAUNCHES:
+    if min(len(one.rounds_ms), len(other.rounds_ms)) < LEAST_LAUNCHES:
         return Change(*key, old_ms, new_ms, None)
-    ratio, low, high = ratio_interval(old_all, new_all)
-    transfers_ms = [statistics.median(chain.from_iterable(each.transfers_ms[key])) for each in (one, other)]
+    ratio, low, high = ratio_interval(one.rounds_ms, other.rounds_ms)
+    transfers_ms = [statistics.median(chain.from_iterable(each.transfers_ms)) for each in (one, other)]
     slowed = [max(DISTURBED, each / best_ms) for each in transfers_ms]
     return Change(*key, old_ms, new_ms, ratio, low / slowed[1], high * slowed[0], disturbed=True)
 
@@ -238,8 +229,8 @@ def _items(content: Any, name: str) -> list[Any]:
     return found if isinstance(found, list) else []
 
 
-def _read(path: Path) -> _Old:
-    found = read_record(
+def _read(path: Path) -> _File:
+    return read_record(
         path,
         _File,
         unknown_fields=True,
@@ -247,6 +238,3 @@ def _read(path: Path) -> _Old:
         upgrade=_of_this_version,
         advice="expected a bench.json of this version of parotid-seg; measure again",
     )
-    speeds = {(row.name, speed.batch_size): speed for row in found.rows for speed in row.speeds}
-    rounds_ms, transfers_ms = ({key: getattr(each, name) for key, each in speeds.items()} for name in TIMES)
-    return _Old(path, found.machine.processor, found.machine.cores, found.model.sha256, rounds_ms, transfers_ms)

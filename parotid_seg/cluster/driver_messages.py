@@ -14,7 +14,7 @@ from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, WorkerCo
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelForHosts:
     """A model file as it is sent to the hosts, and how to run it there.
 
     Attributes:
@@ -54,7 +54,7 @@ class Plan:
     workers: int | None
     cpus: int
     gpus: float
-    model: Model
+    model: ModelForHosts
 
 
 @dataclass(frozen=True)

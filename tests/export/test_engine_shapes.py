@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.errors import InputError
-from parotid_seg.export.profile import SIDE, input_shapes
+from parotid_seg.export.engine_shapes import SIDE, input_shapes
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.scan.chunks import THINNEST_MM, chunks
 from parotid_seg.scan.volume import Orientation, Volume

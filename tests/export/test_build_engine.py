@@ -16,8 +16,8 @@ from onnx import helper
 
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import InputError, ModelError, OutputError
-from parotid_seg.export import engine as module
-from parotid_seg.export.engine import build_engine, usable_engine
+from parotid_seg.export import build_engine as module
+from parotid_seg.export.build_engine import build_engine, usable_engine
 from parotid_seg.files import hash_file
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.engine_file import (

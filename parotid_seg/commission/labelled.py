@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.errors import InputError, OptionError, RecordError
+from parotid_seg.errors import InputError, RecordError
 from parotid_seg.files import exists
 from parotid_seg.records import read_record
-from parotid_seg.runtime.evaluate import some_of
+from parotid_seg.scan.label_set import DESCRIPTION, channel_names, data_folder
 from parotid_seg.scan.nifti import ENDINGS, by_case, check_same_voxels, is_nifti
+from parotid_seg.wording import some_of
 
-DESCRIPTION, SPLITS, TEST = "dataset.json", "splits.json", "test"
+SPLITS, TEST = "splits.json", "test"
 FOLDERS = {"imagesTr": "labelsTr", "imagesTs": "labelsTs"}
 """Folders of scans, and of their label maps."""
 FIRST_CHANNEL = re.compile(rf"(.+)_0000({'|'.join(map(re.escape, ENDINGS))})", re.IGNORECASE)
@@ -76,11 +77,9 @@ def choose(place: Path) -> Chosen:
             one has two files.
         ScanError: if a label map is not on the voxels of its scan, by their headers.
     """
-    data = place.parent if place.name == DESCRIPTION and place.is_file() else place
-    if not data.is_dir():
-        kind = "a file" if exists(data) else "no such folder"
-        raise OptionError(f"{kind}, expected the folder of a data set in nnU-Net's raw layout", path=data)
-    channels = _channels(data / DESCRIPTION) if exists(data / DESCRIPTION) else ()
+    data = data_folder(place)
+    description = data / DESCRIPTION
+    channels = channel_names(read_record(description, dict[str, Any]), description) if exists(description) else ()
     splits = _splits(data / SPLITS)
     found: dict[str, dict[str, Labelled]] = {}
     notes = []
@@ -139,13 +138,6 @@ def _labelled(images: Path, labels: Path) -> tuple[dict[str, Labelled], list[str
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path.absolute() for path in folder.glob("*") if not path.name.startswith("."))
-
-
-def _channels(path: Path) -> tuple[str, ...]:
-    names = read_record(path, dict[str, Any]).get("channel_names")
-    if not isinstance(names, dict) or not names or set(names) != {str(number) for number in range(len(names))}:
-        raise InputError('channel_names: expected an object such as {"0": "CT"}, numbered from 0', path=path)
-    return tuple(str(names[str(number)]) for number in range(len(names)))
 
 
 def _splits(path: Path) -> dict[str, list[str]]:

@@ -26,7 +26,7 @@ Skip = Callable[[NotUsed], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
+class CandidateScan:
     """A scan that can become a case.
 
     Attributes:
@@ -54,7 +54,7 @@ class Wanted:
     prefer: str | None = None
 
 
-def find_candidates(places: Sequence[Path], ignore: Iterable[Path], wanted: Wanted, skip: Skip) -> list[Candidate]:
+def find_candidates(places: Sequence[Path], ignore: Iterable[Path], wanted: Wanted, skip: Skip) -> list[CandidateScan]:
     """CT series under some folders, each with its chosen structure set.
 
     Args:
@@ -140,7 +140,7 @@ def _series_and_drawn_on(
 
 def _candidate(
     series: Series, sets: Sequence[tuple[StructureSet, str]], wanted: Wanted, skip: Skip
-) -> Candidate | None:
+) -> CandidateScan | None:
     if series.modality != MODALITY:
         reason = f"found modality {series.modality}, expected {MODALITY}"
         skip(NotUsed(SERIES, series.folder, reason))
@@ -153,7 +153,7 @@ def _candidate(
             skip(NotUsed(STRUCTURES, structures.path, "its PatientID differs from that of its series", wanted=True))
         else:
             structure_sets.append((structures, by))
-    return Candidate(
+    return CandidateScan(
         series, patient_id or f"study {series.study_uid}", _contoured(series, structure_sets, wanted, skip)
     )
 

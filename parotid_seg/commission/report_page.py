@@ -14,8 +14,8 @@ from markupsafe import Markup
 from parotid_seg.commission.conditions import in_words
 from parotid_seg.commission.drift import MASKS
 from parotid_seg.commission.expected import in_words as expected_in_words
+from parotid_seg.commission.labelled import Chosen
 from parotid_seg.commission.limits import FEW, LIMITS
-from parotid_seg.commission.patients import Chosen
 from parotid_seg.commission.record import CommissionRecord, LimitRecord
 from parotid_seg.commission.trained_on import in_words as in_words_of
 from parotid_seg.files import visible, write_text
@@ -30,6 +30,7 @@ from parotid_seg.runtime.report.sheet import MOST_STRUCTURES, rows_of
 from parotid_seg.scan.intensity import Window, window_of
 from parotid_seg.scan.labels import from_the_right, plain_name
 from parotid_seg.scan.nifti import read_mask
+from parotid_seg.wording import counted
 
 TEMPLATES = Path(__file__).with_name("templates")
 MOST_PICTURES = 6
@@ -129,7 +130,7 @@ def verdict_in_words(record: CommissionRecord) -> str:
     """Whether the limits are met, and whether faults were found."""
     missed, faults = sum(not each.met for each in record.limits), len(record.faults)
     verdict = f"{missed} of {len(record.limits)} limits missed" if missed else "all limits met"
-    return f"{verdict}, {faults} fault{'s' * (faults != 1)} found" if faults else verdict
+    return f"{verdict}, {counted(faults, 'fault')} found" if faults else verdict
 
 
 def limit_in_words(each: LimitRecord) -> tuple[str, str, str]:

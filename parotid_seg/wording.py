@@ -1,0 +1,19 @@
+"""Counts and lists of names in messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things: "1 case", "3 cases", "2 studies", "2 MR series"."""
+    if count == 1 or noun.endswith("series"):
+        return f"{count} {noun}"
+    return f"{count} {noun[:-1]}ies" if noun.endswith("y") else f"{count} {noun}s"
+
+
+def some_of(names: Iterable[str], most: int = 3, separator: str = ", ") -> str:
+    """The first of some names; the others are counted."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return separator.join(every[:most]) + more
