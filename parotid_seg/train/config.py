@@ -77,7 +77,7 @@ class AugmentConfig:
     contrast: float = 0.15
     offset_hu: float = 20.0
     couch_probability: float = 0.4
-    bolus_probability: float = 0.0
+    bolus_probability: float = 0.2
     field_of_view_probability: float = 0.1
     volume_end_probability: float = 0.1
 
@@ -181,10 +181,24 @@ class SegmentConfig(Schedule):
 
 
 FIRST_VIEW = AugmentConfig(
-    rotation_deg=15.0, crop=0.6, noise_hu=40.0, blur_px=1.5, contrast=0.3, offset_hu=60.0, couch_probability=0.3
+    rotation_deg=15.0,
+    crop=0.6,
+    noise_hu=40.0,
+    blur_px=1.5,
+    contrast=0.3,
+    offset_hu=60.0,
+    couch_probability=0.3,
+    bolus_probability=0.0,
 )
 SECOND_VIEW = AugmentConfig(
-    rotation_deg=15.0, crop=0.6, noise_hu=10.0, blur_px=0.6, contrast=0.3, offset_hu=60.0, couch_probability=0.1
+    rotation_deg=15.0,
+    crop=0.6,
+    noise_hu=10.0,
+    blur_px=0.6,
+    contrast=0.3,
+    offset_hu=60.0,
+    couch_probability=0.1,
+    bolus_probability=0.0,
 )
 
 
