@@ -20,7 +20,8 @@ from parotid_seg.train.settings import load_config
 
 STILL = AugmentConfig(
     mirror_probability=0, rotation_deg=0, scale=0, shift_mm=0, warp_mm=0, slice_scale=0, noise_hu=0, blur_px=0.3,
-    contrast=0, offset_hu=0, couch_probability=0, bolus_probability=0, field_of_view_probability=0, volume_end_probability=0,
+    contrast=0, offset_hu=0, couch_probability=0, bolus_probability=0,
+    field_of_view_probability=0, volume_end_probability=0,
 )  # fmt: skip
 
 
