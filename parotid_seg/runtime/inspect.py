@@ -237,9 +237,15 @@ def _describe_contract(contract: Contract) -> Facts:
     for part, ranges in (("scan", limits.scan), ("each structure", limits.structures)) if limits else ():
         facts[f"range of {part}"] = "; ".join(map(str, ranges)) or "none"
     for name, value in contract.training.items():
-        facts[f"training: {name}"] = f"{len(value)} recorded" if isinstance(value, list) else str(value)
+        facts[f"training: {name}"] = _in_short(value)
     facts |= {f"verified: {name.replace('_', ' ')}": str(value) for name, value in verification.items()}
     return facts if verification else {**facts, "verified": "no: nothing shows that it is the model that was trained"}
+
+
+def _in_short(value: object) -> str:
+    if isinstance(value, list):
+        return f"{len(value)} recorded"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _describe_channel(name: str, window: Window | None) -> str:
