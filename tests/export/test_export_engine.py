@@ -88,7 +88,8 @@ def test_batches_that_do_not_rise(command: Run, run: Path, tmp_path: Path) -> No
     done = command("export", run / "best.pt", "--out", tmp_path / "m.onnx", "--batch", 4, 2, 8)
     assert done.returncode == 2
     assert done.stderr == (
-        "parotid-seg: --batch: found 4 2 8, expected MIN OPT MAX with 1 <= MIN <= OPT <= MAX (see parotid-seg --help)\n"
+        "parotid-seg: --batch: found 4 2 8, expected MIN OPT MAX with 1 <= MIN <= OPT <= MAX "
+        "(see parotid-seg export --help)\n"
     )
 
 
