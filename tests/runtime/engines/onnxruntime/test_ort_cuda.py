@@ -44,7 +44,7 @@ def test_the_package_without_cuda_is_named_with_the_line_that_exchanges_it() -> 
 
 def test_messages_name_the_versions_of_the_extra() -> None:
     extras = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert extras["gpu"] == [PACKAGE]
+    assert PACKAGE in extras["gpu"]
     assert "<" in PACKAGE
 
 
