@@ -221,7 +221,7 @@ class ParotidNet(nn.Module):
         rows_back: Tensor,
         columns_back: Tensor,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """One chunk of a scan (see `scan.grid.Chunk` for the shapes) -> labels (S, H, W) uint8.
+        """One chunk of a scan (see `scan.chunks.Chunk` for the shapes) -> labels (S, H, W) uint8.
 
         With `probabilities` also (S, C, H, W) float32, which sum to 1 over C; outside the grid all is background.
         """

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from parotid_seg.runtime.engines import engine_benchmark
-from parotid_seg.runtime.engines.base import Backend, Chunk
+from parotid_seg.runtime.engines.base import Backend, PendingChunk
 from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.onnxruntime import cuda
@@ -172,7 +172,7 @@ def trial(model: Path) -> object:
     sizes: Counter[int] = Counter()
 
     class Counting(OnnxRuntimeCudaBackend):
-        def start(self, inputs: Inputs) -> Chunk:
+        def start(self, inputs: Inputs) -> PendingChunk:
             sizes[len(inputs["neighbours"])] += 1
             return super().start(inputs)
 

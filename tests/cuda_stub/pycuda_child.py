@@ -13,7 +13,7 @@ import pycuda.driver as cuda
 from parotid_seg.contract import INPUT_SPECS
 from parotid_seg.runtime.engines.base import INPUTS
 from parotid_seg.runtime.engines.tensorrt.cuda import PrimaryContext, import_pycuda
-from parotid_seg.runtime.engines.tensorrt.execution_slot import Engine, ExecutionSlot, device_errors
+from parotid_seg.runtime.engines.tensorrt.execution_slot import ExecutionSlot, LoadedEngine, device_errors
 from tests.cuda_stub.child import STUB, forked, outcome
 
 SIZES = {"depth": 3, "height": 4, "width": 5, "batch": 2, "out": 3, "channels": 1, "neighbours": 3, "grid": 8}
@@ -65,8 +65,8 @@ class Log:
         return "nothing"
 
 
-def engine() -> Engine:
-    return Engine(
+def engine() -> LoadedEngine:
+    return LoadedEngine(
         cuda=import_pycuda("tensorrt"),
         name="TensorRT",
         log=Log(),

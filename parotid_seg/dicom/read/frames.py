@@ -38,7 +38,7 @@ CLEAR = 0.6
 """Least share of pairs of neighbours that must agree on the reading of their values."""
 
 
-class Frame(NamedTuple):
+class DecodedFrame(NamedTuple):
     """One image.
 
     Attributes:
@@ -62,7 +62,7 @@ class Frames:
         self._cut = cut
         self._pairs, self._pairs_cut = 0, 0
 
-    def of(self, file: DicomFile, layout: Layout) -> Iterator[Frame]:
+    def of(self, file: DicomFile, layout: Layout) -> Iterator[DecodedFrame]:
         """The frames of a file, in their order.
 
         Raises:
@@ -102,7 +102,7 @@ class Frames:
         reading = "a two's complement" if self._cut else "values of 0 and more"
         return [Flag(FlagCode.SIGN_FROM_PIXELS, detail=reading)] if self._pairs else []
 
-    def _compressed(self, file: DicomFile, layout: Layout) -> Iterator[Frame]:
+    def _compressed(self, file: DicomFile, layout: Layout) -> Iterator[DecodedFrame]:
         syntax = file.transfer_syntax
         decoder = decoder_for(syntax)
         if decoder is None:
@@ -116,7 +116,7 @@ class Frames:
                 raise Unusable(
                     f"pixels that cannot be decoded as {syntax.name} by {title_of(decoder.package)}"
                 ) from None
-            yield Frame(self._signed(patterns, image, layout), image.bits)
+            yield DecodedFrame(self._signed(patterns, image, layout), image.bits)
 
     def _signed(self, patterns: NDArray[np.unsignedinteger], image: Codestream, layout: Layout) -> Words:
         """Bit patterns of a codestream as words of the header's type, by the rules of this module."""
@@ -144,7 +144,7 @@ def _steps(patterns: NDArray[np.unsignedinteger], bits: int) -> NDArray[np.int64
     return np.concatenate(list(steps))
 
 
-def _plain(file: DicomFile, layout: Layout) -> Iterator[Frame]:
+def _plain(file: DicomFile, layout: Layout) -> Iterator[DecodedFrame]:
     """Frames that are not compressed, or are by RLE, which stores whole words.
 
     RLE is decoded by pydicom's own decoder: GDCM crashes the process on unexpected run lengths, and on some valid odd
@@ -165,7 +165,7 @@ def _plain(file: DicomFile, layout: Layout) -> Iterator[Frame]:
             words, _properties = next(frames)
         except Exception:
             raise Unusable(f"pixels that cannot be decoded as {file.transfer_syntax.name}") from None
-        yield Frame(words, layout.allocated)
+        yield DecodedFrame(words, layout.allocated)
 
 
 def _check_excess(file: DicomFile, layout: Layout) -> None:

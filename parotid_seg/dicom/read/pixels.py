@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.file import read_dicom
-from parotid_seg.dicom.read.frames import Frame, Frames, Words
+from parotid_seg.dicom.read.frames import DecodedFrame, Frames, Words
 from parotid_seg.dicom.read.groups import images_in
 from parotid_seg.dicom.read.layout import Layout, layout_of, scaling_of
 from parotid_seg.dicom.read.series import Series
@@ -82,8 +82,8 @@ def _check_room(series: Series) -> None:
     check_room(series.folder, series.voxels, series.voxels * BYTES_A_VOXEL, stored)
 
 
-def _read_files(series: Series, frames: Frames) -> _Volume:
-    volume = _Volume((len(series.slices), series.rows, series.columns), series.modality == "CT")
+def _read_files(series: Series, frames: Frames) -> _CollectedVoxels:
+    volume = _CollectedVoxels((len(series.slices), series.rows, series.columns), series.modality == "CT")
     frames_by_file: dict[Path, dict[int, int]] = defaultdict(dict)
     for index, each in enumerate(series.slices):
         frames_by_file[each.path][each.frame or 0] = index
@@ -96,7 +96,7 @@ def _read_files(series: Series, frames: Frames) -> _Volume:
     return volume
 
 
-def _read_file(path: Path, series: Series, indices: dict[int, int], frames: Frames, volume: _Volume) -> None:
+def _read_file(path: Path, series: Series, indices: dict[int, int], frames: Frames, volume: _CollectedVoxels) -> None:
     """Read the frames of a file into their slices; `indices` gives the slice of each frame number."""
     file = read_dicom(path, pixels=True)
     expected = series.slices[next(iter(indices.values()))]
@@ -115,7 +115,7 @@ def _read_file(path: Path, series: Series, indices: dict[int, int], frames: Fram
     volume.lossy |= file.transfer_syntax in ALWAYS_LOSSY or text_of(file.header, "LossyImageCompression") == "01"
 
 
-class _Volume:
+class _CollectedVoxels:
     """Collects voxels slice by slice.
 
     Args:
@@ -225,7 +225,7 @@ def _modulo(number: float) -> np.int16:
     return np.int16((int(number) + 32768) % 65536 - 32768)
 
 
-def _significant(frame: Frame, layout: Layout, syntax: UID) -> Words:
+def _significant(frame: DecodedFrame, layout: Layout, syntax: UID) -> Words:
     """Stored values without the unused bits (DICOM PS3.5, 8.1.1).
 
     Codestreams mostly have the stored bits only. If a lossy one has more bits, values that it moved out of the range

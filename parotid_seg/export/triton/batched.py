@@ -87,7 +87,7 @@ to_labels (float[M,{l},{g},{g}] each_score, float[N,S,B] slices_back, float[N,H,
 def with_request_axis(content: bytes, contract: Contract) -> bytes:
     """Convert a model file's bytes to those of the same model with a request axis.
 
-    Every input and the output get N in front of the shape that `scan.grid.Chunk` gives, N free.
+    Every input and the output get N in front of the shape that `scan.chunks.Chunk` gives, N free.
 
     Args:
         content: the .onnx file.

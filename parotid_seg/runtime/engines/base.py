@@ -139,7 +139,7 @@ class Done:
         return self.output
 
 
-class Chunk:
+class PendingChunk:
     """A chunk that was submitted.
 
     Args:

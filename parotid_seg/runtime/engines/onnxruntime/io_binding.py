@@ -18,7 +18,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from parotid_seg.errors import DeviceMemoryError, ModelError, ParotidSegError, first_line
-from parotid_seg.runtime.engines.base import INPUTS, Chunk, Output, Times
+from parotid_seg.runtime.engines.base import INPUTS, Output, PendingChunk, Times
 from parotid_seg.runtime.engines.onnxruntime.cuda_errors import device_error
 from parotid_seg.runtime.engines.onnxruntime.stream import Bytes, Stream
 from parotid_seg.runtime.engines.padding import Size, padded_shapes, write_padded
@@ -66,7 +66,7 @@ class _Buffers:
     event: Any
     graph: str
     runs: int = 0
-    chunk: Chunk | None = None
+    chunk: PendingChunk | None = None
     size: Size = NO_SIZE
     what: str = ""
 
@@ -102,7 +102,7 @@ class IoBindingSession:
         self._slots: dict[Shapes, list[_Buffers]] = {}  # the least recently used first, in both
         self._ids = itertools.count(1)
 
-    def start(self, inputs: Inputs) -> Chunk:
+    def start(self, inputs: Inputs) -> PendingChunk:
         """Submit a chunk. The inputs are copied; if `SLOTS` chunks of its shape are in flight it waits for the oldest.
 
         Raises:
@@ -119,7 +119,7 @@ class IoBindingSession:
             self._stream.record(buffers.event)
         except Exception as error:  # onnxruntime raises its own classes, all derived from Exception only
             raise self._known(error, what) from error
-        buffers.chunk = Chunk(lambda: self._finish(buffers))
+        buffers.chunk = PendingChunk(lambda: self._finish(buffers))
         return buffers.chunk
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
@@ -237,7 +237,7 @@ class BoundBackend:
 
     _bound: IoBindingSession
 
-    def start(self, inputs: Inputs) -> Chunk:
+    def start(self, inputs: Inputs) -> PendingChunk:
         """Submit a chunk.
 
         Raises:

@@ -14,14 +14,14 @@ import numpy as np
 
 from parotid_seg.errors import DeviceError, DeviceMemoryError, InputError, ModelError, ParotidSegError, ScanError
 from parotid_seg.runtime.engines.autotune import Candidate
-from parotid_seg.runtime.engines.base import INPUTS, OUTPUTS, Backend, Chunk, ExecutionInfo, Output, Times
+from parotid_seg.runtime.engines.base import INPUTS, OUTPUTS, Backend, ExecutionInfo, Output, PendingChunk, Times
 from parotid_seg.runtime.engines.engine_file import Shape, Sidecar, check_engine, read_engine, read_sidecar
 from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.registry import Request
 from parotid_seg.runtime.engines.tensorrt.cuda import PrimaryContext, import_pycuda
 from parotid_seg.runtime.engines.tensorrt.execution_slot import (
-    Engine,
     ExecutionSlot,
+    LoadedEngine,
     device_errors,
     refusal,
 )
@@ -83,7 +83,7 @@ class TensorRtBackend:
         self.largest_batch: int | None = sidecar.batch.max
         self.ran = ExecutionInfo(f"{described.title} {trt.__version__}", f"cuda:{device} {gpu.name}", sidecar.precision)
         self._path, self._sidecar, self._cuda = engine, sidecar, cuda
-        self._engine: Engine | None = None
+        self._engine: LoadedEngine | None = None
         self._slots: list[ExecutionSlot] = []
         self._turn = 0
         self._context: PrimaryContext | None = None
@@ -117,7 +117,7 @@ class TensorRtBackend:
             return False
         return True
 
-    def start(self, inputs: Inputs) -> Chunk:
+    def start(self, inputs: Inputs) -> PendingChunk:
         """Submit a chunk; if `queue_depth` chunks are in flight, wait for the oldest first.
 
         Raises:
@@ -201,7 +201,7 @@ class TensorRtBackend:
 
 def _load(
     engine: Path, sidecar: Sidecar, output: str, trt: ModuleType, cuda: ModuleType, kernels: KernelCache
-) -> tuple[Engine, str]:
+) -> tuple[LoadedEngine, str]:
     """Load the engine into the GPU's memory; also returns a text on CUDA graphs."""
     described, log = LIBRARIES[sidecar.library], log_of(sidecar.library)
     log.clear()
@@ -220,7 +220,7 @@ def _load(
     if output not in outputs:
         raise ModelError(f"found outputs {', '.join(outputs)}, expected {output}", path=engine)
     contexts = _Contexts(trt, loaded, described, kernels)
-    shared = Engine(
+    shared = LoadedEngine(
         cuda=cuda,
         name=name,
         log=log,

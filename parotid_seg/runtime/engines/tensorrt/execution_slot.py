@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parotid_seg.errors import DeviceError, DeviceMemoryError, ModelError, ParotidSegError
-from parotid_seg.runtime.engines.base import Chunk, Output, Times
+from parotid_seg.runtime.engines.base import Output, PendingChunk, Times
 from parotid_seg.runtime.engines.engine_file import Shape
 from parotid_seg.runtime.engines.tensorrt.cuda import NON_BLOCKING, CudaError, CudaGraph
 from parotid_seg.scan.chunks import Inputs
@@ -26,7 +26,7 @@ ALIGNED = 256
 
 
 @dataclass
-class Engine:
+class LoadedEngine:
     """A loaded engine, shared by its slots.
 
     Attributes:
@@ -100,7 +100,7 @@ class ExecutionSlot:
         replays: how often a captured graph was launched.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: LoadedEngine) -> None:
         self.allocations, self.replays = 0, 0
         self._engine = engine
         self._stream = engine.cuda.Stream(NON_BLOCKING)
@@ -108,14 +108,14 @@ class ExecutionSlot:
         self._host: dict[str, NDArray[np.uint8]] = {}  # "in" and "out", page-locked
         self._device: dict[str, Any] = {}  # "in", "out" and "scratch"
         self._sizes: dict[str, int] = {}
-        self._chunk: Chunk | None = None
+        self._chunk: PendingChunk | None = None
         self._current: _Prepared | None = None
 
-    def start(self, inputs: Inputs, wait: Callable[[], None]) -> Chunk:
+    def start(self, inputs: Inputs, wait: Callable[[], None]) -> PendingChunk:
         """Submit a chunk after the previous one is finished.
 
         Args:
-            inputs: see `scan.grid.Chunk`; they are copied.
+            inputs: see `scan.chunks.Chunk`; they are copied.
             wait: called by the chunk's `result`.
 
         Raises:
@@ -131,7 +131,7 @@ class ExecutionSlot:
             for name, view in prepared.views.items():
                 np.copyto(view, inputs[name], casting="no")
             self._launch(prepared)
-        self._chunk, self._current = Chunk(wait), prepared
+        self._chunk, self._current = PendingChunk(wait), prepared
         return self._chunk
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
