@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -22,7 +23,7 @@ from resources import machine_and_versions
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ScanError
-from parotid_seg.files import write_text
+from parotid_seg.files import hash_file, write_text
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.pipeline.discovery import find_scans
@@ -128,12 +129,14 @@ def main() -> None:
         each = results[-1]
         print(f"{each.scan}: {each.computed} of {each.samples} samples, {each.differing} voxels differ", flush=True)
     print(*summary(results), sep="\n")
-    write_text(
-        json.dumps(
-            {"ran": str(backend.ran), **machine_and_versions(), "scans": [asdict(each) for each in results]}, indent=1
-        ),
-        arguments.out,
-    )
+    record = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "model_sha256": hash_file(arguments.model),
+        "ran": str(backend.ran),
+        **machine_and_versions(),
+        "scans": [asdict(each) for each in results],
+    }
+    write_text(json.dumps(record, indent=1), arguments.out)
 
 
 if __name__ == "__main__":
