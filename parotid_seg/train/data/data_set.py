@@ -146,9 +146,7 @@ def open_data_set(
         train, validation, held_out = [*train, *unlabelled], [], validation
     _check_counts(folder, train, validation, stage)
     if label_folder and labelled is not None:
-        if not 1 <= labelled <= len(train):
-            raise OptionError(f"--labelled: found {labelled}, expected 1 to {len(train)} (the training patients)")
-        train = [train[index] for index in sorted(np.random.default_rng(seed).permutation(len(train))[:labelled])]
+        train = _few(train, labelled, seed)
     with_soft: set[str] = set()
     if soft:
         with_soft = _images(folder / SOFT_FOLDER, ending)
@@ -174,6 +172,13 @@ def open_data_set(
     )
     _check_files(data)
     return data
+
+
+def _few(train: Sequence[str], count: int, seed: int) -> list[str]:
+    """So many of the training patients; a smaller choice of the same seed is a subset."""
+    if not 1 <= count <= len(train):
+        raise OptionError(f"--labelled: found {count}, expected 1 to {len(train)} (the training patients)")
+    return [train[index] for index in sorted(np.random.default_rng(seed).permutation(len(train))[:count])]
 
 
 def _check_soft(folder: Path, cases: Collection[str], train: Sequence[str], labels: LabelSet) -> list[str]:

@@ -17,7 +17,7 @@ import pytest
 from parotid_seg.errors import InputError, ParotidSegError, ScanError
 from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.train.data.data_set import open_data_set, open_data_sets
-from parotid_seg.train.data.patients import check_labels, doubts_line, load_patients, misfits_line
+from parotid_seg.train.data.patients import check_labels, doubts_line, load_patients
 from parotid_seg.train.settings import load_config
 
 pytestmark = pytest.mark.slow
@@ -394,18 +394,3 @@ def test_a_ct_that_is_not_in_hu_ends_training_before_it_begins(data: Path, tmp_p
     assert doubts_line([patient]) == (
         "warning: 1 of 1 scans may not be in HU: p1 (hu_unknown); `parotid-seg inspect FILE` says why"
     ), "soft tissue alone proves nothing"
-
-
-def test_a_scan_with_slices_that_do_not_fit_is_named_and_trained_on(data: Path, tmp_path: Path) -> None:
-    path = data / "imagesTr" / "p0_0000.nii.gz"
-    image = nibabel.load(path)
-    voxels = np.asarray(image.dataobj).copy()
-    voxels[:, :, 12] = voxels[:, :, 11]
-    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), path)
-    patients = load_patients(open_data_set(data), ["p0", "p1"], tmp_path / "cache", HU)
-    assert misfits_line(patients) == (
-        "warning: slices of 1 of 2 scans do not fit their neighbours: p0 (slices_repeated: 13 of 24, counted from the "
-        "patient's feet); are they damaged, repeated, or in another order?"
-    )
-    assert misfits_line(patients[1:]) == ""
-    assert "slices" not in doubts_line(patients)
