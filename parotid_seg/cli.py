@@ -71,7 +71,8 @@ def _command_of(error: Any) -> str:
     """The command whose help shows what was expected: of an option without its value, the error does not say it."""
     if error.ctx:
         return str(error.ctx.command_path)
-    command, words = typer.main.get_command(app), ["parotid-seg"]
+    command: Any = typer.main.get_command(app)
+    words = ["parotid-seg"]
     for word in sys.argv[1:]:
         command = getattr(command, "commands", {}).get(word)
         if command is None:
