@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -67,11 +67,24 @@ def version() -> None:
     typer.echo(f"parotid-seg {VERSION}")
 
 
+def _command_of(error: Any) -> str:
+    """The command whose help shows what was expected: of an option without its value, the error does not say it."""
+    if error.ctx:
+        return str(error.ctx.command_path)
+    command: Any = typer.main.get_command(app)
+    words = ["parotid-seg"]
+    for word in sys.argv[1:]:
+        command = getattr(command, "commands", {}).get(word)
+        if command is None:
+            break
+        words.append(word)
+    return " ".join(words)
+
+
 def main() -> None:
     """Entry point of the `parotid-seg` command; a wrong command line prints one line and gives exit status 2."""
     try:
         sys.exit(app(prog_name="parotid-seg", standalone_mode=False) or 0)
     except UsageError as error:
-        command = error.ctx.command_path if error.ctx else "parotid-seg"
-        print_error(f"{error.format_message()} (see {command} --help)")
+        print_error(f"{error.format_message()} (see {_command_of(error)} --help)")
         sys.exit(2)

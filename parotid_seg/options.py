@@ -55,6 +55,24 @@ class Declared(NamedTuple):
     option: Option
     panel: str
 
+    @property
+    def number(self) -> type[int] | type[float] | None:
+        """The type of an option that takes one number; None of any other."""
+        return next((kind for kind in (int, float) if self.type in (kind, kind | None)), None)
+
+    def parse_number(self, text: str) -> float:
+        """The number of a text.
+
+        Raises:
+            OptionError: if it is none, or not a whole one where that is expected.
+        """
+        try:
+            return int(text) if self.number is int else float(text)
+        except ValueError:
+            expected = "a whole number" if self.number is int else "a number"
+            least = "" if self.option.least is None else f" of at least {self.option.least:g}"
+            raise OptionError(f"{self.option.spellings[0]}: found {text!r}, expected {expected}{least}") from None
+
 
 class OptionGroup:
     """Base of the dataclasses whose fields are options; `panel` is their heading in the help."""

@@ -1,9 +1,9 @@
-"""What true CTs give `scan.hounsfield`, and which faults of the intensities it notices.
+"""What true CTs give `scan.ct.hounsfield`, and which faults of the intensities it notices.
 
     python benchmarks/quality/hounsfield.py SCANS [SCANS ...] [--every N] [--out FILE.json]
 
 Reads scans only, no labels. Every scan is judged as it is; every N-th is changed in ways that leave it in HU, of which
-none may be flagged or refused, and in ways that do not, of which all should be. The limits in `scan.hounsfield` are
+none may be flagged or refused, and in ways that do not, of which all should be. The limits in `scan.ct.hounsfield` are
 read off the first table.
 """
 
@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from parotid_seg.errors import ScanError
 from parotid_seg.files import write_text
-from parotid_seg.scan import hounsfield, hu_template
+from parotid_seg.scan.ct import hounsfield, hu_template
 from parotid_seg.scan.nifti import read_nifti
 
 Intensities = NDArray[Any]

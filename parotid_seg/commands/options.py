@@ -61,6 +61,9 @@ def _parameter(item: Declared) -> inspect.Parameter:
         kind, metavar = str, "|".join(get_args(kind))
     elif option.parse is not None:
         kind, default = str, ",".join(default) if isinstance(default, tuple) else default
+    elif number := item.number:
+        metavar = metavar or {int: "INTEGER", float: "FLOAT"}[number]
+        kind, default = str, default if default is None or default is MISSING else str(default)
     several = get_origin(kind) is tuple
     if several:
         kind, default = GenericAlias(list, get_args(kind)[:1]), []
@@ -83,4 +86,6 @@ def _value(item: Declared, value: Any) -> Any:
     """The value of a field, from what Typer has read."""
     if isinstance(value, list):
         return tuple(value)
-    return value if value is None or item.option.parse is None else item.option.parse(value)
+    if value is None or (item.option.parse is None and not item.number):
+        return value
+    return item.option.parse(value) if item.option.parse else item.parse_number(value)

@@ -325,7 +325,8 @@ def _mask_record(name: str, mask: Mask, patient: Labelled, case: CaseRecord) -> 
 
 def _evaluated(chosen: Chosen, masks: Masks, planned: Doses | None) -> Evaluation:
     pairs = {name: (masks.path(name), chosen.patients[name].reference) for name in masks.cases}
-    return score_pairs(pairs, match_labels(masks.folder, chosen.references), planned)
+    evaluation = score_pairs(pairs, match_labels(masks.folder, chosen.references), planned)
+    return replace(evaluation, of_sides={})  # exchanged sides are a fault here, and no note
 
 
 def _compared(chosen: Chosen, masks: Masks, evaluation: Evaluation) -> tuple[dict[str, MaskRecord], list[FaultRecord]]:

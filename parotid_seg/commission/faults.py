@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from parotid_seg.commission.record import FaultKind, FaultRecord
 from parotid_seg.metrics import bootstrap_mean, dice
 from parotid_seg.runtime.compare import paired_confidence
+from parotid_seg.runtime.exchanged import dsc_of_sides, exchanged_in
 from parotid_seg.scan.components import label_boxes
-from parotid_seg.scan.labels import mirrored_labels, plain_name
+from parotid_seg.scan.labels import plain_name
 from parotid_seg.scan.volume import Mask
 from parotid_seg.wording import counted, some_of
 
@@ -35,8 +36,6 @@ LEAST_SHARE = 0.7
 """Least share of the patients whose DSC gains by it."""
 EQUAL = 0.98
 """DSC from which masks count as the same but for the fault."""
-EXCHANGED_GAIN = 0.3
-"""Least gain of a patient's DSC by exchanging the sides."""
 LEAST_PART = 0.35
 """Least share of a structure that lies beyond the end of the other mask."""
 REST = 0.6
@@ -103,7 +102,7 @@ def signs_of(mask: Mask, other: Mask, names: Sequence[str]) -> Signs:
             absent.append(name)
         missing |= dict(_cut_off(this, that, name))
         beyond |= dict(_cut_off(that, this, name))
-    return Signs(_shifted(mask, other), _exchanged(mask, other, names), missing, beyond, tuple(absent))
+    return Signs(_shifted(mask, other), dsc_of_sides(mask, other, names), missing, beyond, tuple(absent))
 
 
 def _shifted(mask: Mask, other: Mask) -> NDArray[np.float64]:
@@ -111,17 +110,6 @@ def _shifted(mask: Mask, other: Mask) -> NDArray[np.float64]:
     inside, total = other > 0, int(np.count_nonzero(mask)) + int(np.count_nonzero(other))
     shared = [np.count_nonzero((np.roll(mask, step, (0, 1, 2)) == other) & inside) for step in STEPS]
     return 2.0 * np.array(shared) / total
-
-
-def _exchanged(mask: Mask, other: Mask, names: Sequence[str]) -> tuple[float, float] | None:
-    partners = mirrored_labels(names)
-    sided = [value for value, partner in enumerate(partners) if value != partner]
-    if not sided:
-        return None
-    return (
-        float(np.mean([dice(mask == value, other == value) for value in sided])),
-        float(np.mean([dice(mask == partners[value], other == value) for value in sided])),
-    )
 
 
 def _cut_off(short: NDArray[np.bool_], whole: NDArray[np.bool_], name: str) -> Iterator[tuple[End, float]]:
@@ -178,13 +166,8 @@ def faults_in(signs: Mapping[str, Signs], what: str, others: str, counted: str =
 
 def _sides(compared: _Compared) -> Iterator[FaultRecord]:
     dsc = {name: each.exchanged for name, each in compared.signs.items() if each.exchanged}
-    exchanged = [name for name, (now, then) in dsc.items() if then - now >= EXCHANGED_GAIN]
+    text, exchanged = exchanged_in(dsc, compared.what, compared.others)
     if exchanged:
-        now, then = np.mean([dsc[name] for name in exchanged], axis=0)
-        text = (
-            f"left and right seem exchanged between {compared.what} and {compared.others}, DSC {now:.2f}, "
-            f"{then:.2f} when exchanged"
-        )
         yield compared.fault("sides_exchanged", text, exchanged)
 
 

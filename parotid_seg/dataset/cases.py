@@ -13,19 +13,21 @@ from pathlib import Path
 
 from parotid_seg.dataset.contoured import Contoured
 from parotid_seg.dataset.convert import canonical, check_sides, draw, unusual_volumes, write_volume
-from parotid_seg.dataset.find_scans import CandidateScan
+from parotid_seg.dataset.find_scans import MODALITY, CandidateScan
 from parotid_seg.dataset.left_out import SERIES, STRUCTURES, NotUsed
 from parotid_seg.dataset.private import FOLDERS, LABELLED, UNLABELLED, DataSetCase, Private
 from parotid_seg.dataset.splits import TRAIN
 from parotid_seg.dicom.read.volume import read_series
 from parotid_seg.errors import OutputError, ScanError
 from parotid_seg.files import make_folder_in
+from parotid_seg.flags import Flag
 from parotid_seg.runtime.pipeline.apart import with_care
 from parotid_seg.runtime.report.flag_text import sentence
+from parotid_seg.scan.ct.slice_order import misfits
 from parotid_seg.scan.nifti import NiftiScan
 
 ENDING = ".nii.gz"
-FORMAT = 2
+FORMAT = 3
 """Version of the conversion: raised whenever its result can change, so that all cases are made again."""
 
 
@@ -114,7 +116,7 @@ class Making:
         scan = _read(candidate)
         labels = canonical(mask, scan)
         check_sides(labels, self.labels, scan, path)
-        flags = (*scan.volume.flags, *flags, *unusual_volumes(labels, self.labels, scan))
+        flags = (*_flags_of_scan(scan), *flags, *unusual_volumes(labels, self.labels, scan))
         case = self._without_files(case)
         write_volume(labels, scan, self._label_path(case))
         write_volume(scan.volume.voxels[0], scan, self._image_path(case, LABELLED))
@@ -134,7 +136,7 @@ class Making:
                 case,
                 kind=UNLABELLED,
                 key=key,
-                flags=scan.volume.flags,
+                flags=_flags_of_scan(scan),
                 folder=str(candidate.series.folder),
             )
         )
@@ -196,6 +198,10 @@ def _key(candidate: CandidateScan) -> str:
 def _state(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
+
+
+def _flags_of_scan(scan: NiftiScan) -> tuple[Flag, ...]:
+    return (*scan.volume.flags, *misfits(scan.volume, (MODALITY,)))
 
 
 def _read(candidate: CandidateScan) -> NiftiScan:

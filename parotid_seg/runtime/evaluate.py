@@ -17,6 +17,7 @@ from parotid_seg.files import exists, special_kind
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.metrics import NAN, SURFACE_FIGURES, CaseScores, bootstrap_mean, score_case
 from parotid_seg.runtime import doses
+from parotid_seg.runtime.exchanged import dsc_of_sides, exchanged_in
 from parotid_seg.runtime.label_match import LabelMatch, match_labels
 from parotid_seg.runtime.report.flag_text import sentence
 from parotid_seg.scan.dose_grid import DoseGrid
@@ -58,11 +59,13 @@ class Evaluation:
         cases: scores by case name.
         labels: which labels were compared.
         dose_flags: remarks on the dose by case; empty without a dose.
+        of_sides: DSC as it is and with the sides exchanged by case, see `dsc_of_sides`.
     """
 
     cases: dict[str, CaseScores]
     labels: LabelMatch
     dose_flags: Mapping[str, tuple[Flag, ...]] = field(default_factory=dict)
+    of_sides: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @cached_property
     def means(self) -> dict[str, Mean]:
@@ -85,7 +88,9 @@ class Evaluation:
     @property
     def notes(self) -> list[str]:
         """Remarks on the figures, one line each: how labels were matched, and what is not scored."""
-        notes = self.labels.notes
+        text, exchanged = exchanged_in(self.of_sides, "predictions", "references")
+        notes = [f"{text}: {counted(len(exchanged), 'case')} ({some_of(exchanged)})"] if exchanged else []
+        notes += self.labels.notes
         ignored = [scores.ignored_ml for scores in self.cases.values() if scores.ignored_ml]
         if ignored:
             notes.append(
@@ -134,7 +139,8 @@ def evaluate(
     if predictions.is_file() and references.is_file():
         found = dict(zip(expected, found.values(), strict=True))
     if missing := sorted(expected.keys() - found.keys()):
-        raise InputError(f"no prediction for {some_of(missing)} of {references}", path=predictions)
+        there = f"; found masks of {some_of(sorted(found))}"
+        raise InputError(f"no prediction for {some_of(missing)} of {references}{there}", path=predictions)
     if extra := sorted(found.keys() - expected.keys()):
         raise InputError(f"no reference for {some_of(extra)} of {predictions}", path=references)
     labels = match_labels(predictions, references)
@@ -159,7 +165,7 @@ def score_pairs(
     Raises:
         ScanError: as `evaluate`.
     """
-    cases, flags = {}, {}
+    cases, flags, of_sides = {}, {}, {}
     for name in sorted(pairs, key=_natural):
         progress(name)
         found, expected = pairs[name]
@@ -177,7 +183,9 @@ def score_pairs(
             masks = [mask if ignored is None else np.where(ignored, 0, mask) for mask in (prediction, reference)]
             scores, flags[name] = _with_doses(scores, dose, masks, affine_of(expected), labels.names)
         cases[name] = scores
-    return Evaluation(cases, labels, flags)
+        if sides := dsc_of_sides(prediction, reference, labels.names):
+            of_sides[name] = sides
+    return Evaluation(cases, labels, flags, of_sides)
 
 
 def _with_doses(
@@ -221,9 +229,14 @@ def masks_in(place: Path) -> dict[str, Path]:
     """The masks of a folder, or a single one, by the name of their case.
 
     Raises:
-        InputError: if there is no such file or folder, or a folder without masks or with two of one case.
+        InputError: if there is no such file or folder, if the file is no mask by its name, or if the folder has no
+            masks or two of one case.
     """
     if place.is_file():
+        if not is_nifti(place):
+            raise InputError(
+                "found a file that is no mask by its name, expected one ending in .nii or .nii.gz", path=place
+            )
         return {case_name(place): place}
     if not place.is_dir():
         if not exists(place):

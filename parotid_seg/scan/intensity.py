@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag
+from parotid_seg.scan.ct.hounsfield import check_hounsfield
 from parotid_seg.scan.foreign import foreign
-from parotid_seg.scan.hounsfield import check_hounsfield
 from parotid_seg.scan.volume import Volume, Voxels
 
 Window = tuple[float, float]

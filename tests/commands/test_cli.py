@@ -65,8 +65,20 @@ def test_help_shows_an_example(command: Run, name: str) -> None:
         (["bogus"], "No such command 'bogus'. (see parotid-seg --help)"),
         (["infer"], "Missing argument 'SCAN...'. (see parotid-seg infer --help)"),
         (["infer", "x"], "Missing option '--out'. (see parotid-seg infer --help)"),
-        (["infer", "x", "--out"], "requires an argument"),
-        (["infer", "x", "--out", "y", "--batch-size", "two"], "valid integer"),
+        (["infer", "x", "--out"], "Option '--out' requires an argument. (see parotid-seg infer --help)"),
+        (["bench", "--scans"], "Option '--scans' requires an argument. (see parotid-seg bench --help)"),
+        (
+            ["infer", "x", "--out", "y", "--batch-size", "two"],
+            "--batch-size: found 'two', expected a whole number of at least 1 (see parotid-seg infer --help)",
+        ),
+        (
+            ["train", "x", "--out", "y", "--seed", "1.5"],
+            "--seed: found '1.5', expected a whole number (see parotid-seg train --help)",
+        ),
+        (
+            ["train", "x", "--out", "y", "--max-minutes", "an hour"],
+            "--max-minutes: found 'an hour', expected a number (see parotid-seg train --help)",
+        ),
         (["infer", "x", "--out", "y", "--bogus"], "No such option"),
     ],
 )

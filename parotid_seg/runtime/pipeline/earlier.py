@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 
 from parotid_seg.files import hash_file, is_real_file
 from parotid_seg.runtime.formats.mask_formats import FORMATS
@@ -12,7 +13,7 @@ from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.pipeline.ownership import PAGE, Written, names_of, pictures_of
 from parotid_seg.runtime.pipeline.protocol.messages import WorkerConfig
-from parotid_seg.wording import some_of
+from parotid_seg.wording import counted, some_of
 
 
 def to_replace(cases: Iterable[Case], entry_of: Callable[[str], Entry | None], work: WorkerConfig) -> list[str]:
@@ -67,7 +68,8 @@ def remove_outdated_pictures(entry: Entry, work: WorkerConfig, written: Written)
 
 
 def what_stays(entries: Iterable[Entry], work: WorkerConfig, written: Written) -> list[str]:
-    """Sentences on files of earlier runs that are not part of this run's results, and on pictures that are missing.
+    """Sentences on files of earlier runs that are not part of this run's results, on pictures that are missing, and on
+    mean doses of earlier runs.
 
     Args:
         entries: of this run's cases.
@@ -87,4 +89,17 @@ def what_stays(entries: Iterable[Entry], work: WorkerConfig, written: Written) -
     without = [case for case in whole if not is_real_file(work.out / pictures_of(case)[0])]
     if work.options.pictures and without:
         lines.append(f"{len(without)} of the cases done before have no picture; --overwrite makes it")
+    if not work.options.dose and (planned := [entry for entry in entries if entry.dose]):
+        line = f"the mean doses of {counted(len(planned), 'case')} are of an earlier run with --dose"
+        changed = [entry.case for entry in planned if not _has_its_dose(entry)]
+        other = f", and the dose of {some_of(changed)} has changed since or is not there" if changed else ""
+        lines.append(f"{line}{other}; give --dose to compute them again")
     return lines
+
+
+def _has_its_dose(entry: Entry) -> bool:
+    """Whether the file of a case's dose is the one that its mean doses are from."""
+    try:
+        return hash_file(Path(entry.dose)) == entry.dose_sha256
+    except OSError:
+        return False

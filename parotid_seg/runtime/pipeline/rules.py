@@ -2,7 +2,7 @@
 
 from parotid_seg.runtime.segmentation.options import SegmentationOptions
 
-RULES_VERSION = 5
+RULES_VERSION = 6
 """Version of reading, locating, resampling and clean-up. It is part of the journal's key, so that cases are run again
 after an upgrade that can change a mask, its geometry or its flags.
 

@@ -83,6 +83,14 @@ TEXTS: dict[FlagCode, FlagText] = {
     FlagCode.STEPS_BETWEEN_SLICES: FlagText(
         8, "abrupt change of tissue after slice {detail}: slices of another intensity, or in a wrong order?"
     ),
+    FlagCode.SLICES_OUT_OF_ORDER: FlagText(
+        16,
+        "{value:.0f} of {detail} slices resemble one far away more than their neighbours: stored in another order, as "
+        "every second slice first?",
+    ),
+    FlagCode.SLICES_REPEATED: FlagText(
+        4, "equal to the slice before: slice {detail}: one stored twice, in place of another?"
+    ),
     FlagCode.HU_CLIPPED: FlagText(2, "intensities are clipped at {detail} HU"),
     FlagCode.UNCERTAIN: FlagText(
         4, "{structure} uncertain (the prediction on the mirrored scan agrees at a DSC of {value:.2f} only)"

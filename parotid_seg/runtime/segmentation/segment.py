@@ -17,9 +17,9 @@ from parotid_seg.runtime.segmentation.batching import Batcher, Prediction
 from parotid_seg.runtime.segmentation.locate import Ask, Prepared, is_cut_in_plane, labels_of_scan
 from parotid_seg.runtime.segmentation.options import DEFAULTS, SegmentationOptions
 from parotid_seg.runtime.segmentation.quality import judged
-from parotid_seg.runtime.segmentation.slice_order import misfits
 from parotid_seg.scan.chunks import MOST_SLICES, CroppedScan
 from parotid_seg.scan.components import Box, clean_labels, label_boxes
+from parotid_seg.scan.ct.slice_order import misfits
 from parotid_seg.scan.intensity import in_windows, is_ct
 from parotid_seg.scan.labels import is_parotid, is_usual_volume, side_of
 from parotid_seg.scan.volume import Mask, Volume
@@ -134,8 +134,7 @@ def prepare(volume: Volume, contract: Contract) -> Prepared:
     if volume.shape[0] > MOST_SLICES:
         raise ScanError(f"found {volume.shape[0]} slices, expected at most {MOST_SLICES}")
     prepared, windows = in_windows(volume, contract.channels, contract.windows)
-    if len(contract.channels) == 1 and is_ct(contract.channels[0]):
-        prepared = replace(prepared, flags=(*prepared.flags, *misfits(prepared)))
+    prepared = replace(prepared, flags=(*prepared.flags, *misfits(prepared, contract.channels)))
     return Prepared(prepared, windows, contract)
 
 

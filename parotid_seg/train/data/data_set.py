@@ -49,6 +49,7 @@ class DataSet:
         train, validation: case names.
         unlabelled: those of `train` that are in imagesUn.
         soft: those of `train` with soft labels, if the stage uses them.
+        held_out: validation patients of a stage that validates nothing; their scans are only compared with others.
         test: the cases of the list "test" of splits.json, on which nothing is trained or chosen.
         notes: unused files, one line each.
     """
@@ -64,6 +65,7 @@ class DataSet:
     validation: tuple[str, ...]
     unlabelled: tuple[str, ...] = ()
     soft: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     ignore: int | None = None
     notes: tuple[str, ...] = ()
@@ -138,14 +140,13 @@ def open_data_set(
     label_folder = {"organs": "organsTr", "segment": "labelsTr"}.get(stage, "")
     train, validation, test, notes = _split(folder, ending, bool(label_folder))
     unlabelled: list[str] = []
+    held_out: list[str] = []
     if stage in UNLABELLED_STAGES:
         unlabelled = sorted(_images(folder / "imagesUn", ending) - {*train, *validation, *test})
-        train, validation = [*train, *unlabelled], []
+        train, validation, held_out = [*train, *unlabelled], [], validation
     _check_counts(folder, train, validation, stage)
     if label_folder and labelled is not None:
-        if not 1 <= labelled <= len(train):
-            raise OptionError(f"--labelled: found {labelled}, expected 1 to {len(train)} (the training patients)")
-        train = [train[index] for index in sorted(np.random.default_rng(seed).permutation(len(train))[:labelled])]
+        train = _few(train, labelled, seed)
     with_soft: set[str] = set()
     if soft:
         with_soft = _images(folder / SOFT_FOLDER, ending)
@@ -164,12 +165,20 @@ def open_data_set(
         validation=tuple(validation),
         unlabelled=tuple(unlabelled),
         soft=tuple(case for case in train if case in with_soft),
+        held_out=tuple(held_out),
         test=tuple(test),
         ignore=labels.ignore,
         notes=notes,
     )
     _check_files(data)
     return data
+
+
+def _few(train: Sequence[str], count: int, seed: int) -> list[str]:
+    """So many of the training patients; a smaller choice of the same seed is a subset."""
+    if not 1 <= count <= len(train):
+        raise OptionError(f"--labelled: found {count}, expected 1 to {len(train)} (the training patients)")
+    return [train[index] for index in sorted(np.random.default_rng(seed).permutation(len(train))[:count])]
 
 
 def _check_soft(folder: Path, cases: Collection[str], train: Sequence[str], labels: LabelSet) -> list[str]:

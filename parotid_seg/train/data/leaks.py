@@ -1,4 +1,4 @@
-"""Checks that no test patient is or was trained on, by hashes of the scans' voxels."""
+"""Checks that no test or validation patient is or was trained on, by hashes of the scans' voxels."""
 
 from __future__ import annotations
 
@@ -12,21 +12,56 @@ from parotid_seg.train.data.data_set import DataSet, named
 from parotid_seg.train.data.patients import Patient, decoded
 
 
-def locked_scans(
-    data: DataSet, cache: Path, window_hu: Window, progress: Callable[[str], None] = lambda _: None
+def hashes_of(
+    data: DataSet,
+    cases: Sequence[str],
+    what: str,
+    cache: Path,
+    window_hu: Window,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, str], list[str]]:
-    """Hashes of the test patients' scans (see `Patient.sha256`) by name, and notes on scans that cannot be compared."""
+    """Hashes of the scans of patients on whom nothing is trained (see `Patient.sha256`).
+
+    Args:
+        data, cache, window_hu: see `load_patients`.
+        cases: the patients.
+        what: they are: "test" or "validation".
+        progress: called with each one's name.
+
+    Returns:
+        The hashes by name, and notes on scans that cannot be compared.
+    """
     hashes, notes = {}, []
-    for case in data.test:
+    folders = "imagesTr or imagesTs" if what == "test" else "imagesTr"
+    for case in cases:
         progress(case)
         if not data.image_path(case).exists():
-            notes.append(f"test patient {case}: no scan in imagesTr or imagesTs, so not compared with others")
+            notes.append(f"{what} patient {case}: no scan in {folders}, so not compared with others")
             continue
         try:
             hashes[case] = decoded(data, case, cache, window_hu)[1].sha256
         except ScanError as error:
-            notes.append(f"test patient {case}: not compared with other scans, since it cannot be read: {error}")
+            notes.append(f"{what} patient {case}: not compared with other scans, since it cannot be read: {error}")
     return hashes, notes
+
+
+def check_held_out(folder: Path, train: Sequence[Patient], held_out: Mapping[str, str]) -> None:
+    """Check that no validation patient's scan is trained on.
+
+    Args:
+        folder: of the data set, for messages.
+        train: training patients of the run.
+        held_out: hashes of the validation patients' scans by name.
+
+    Raises:
+        InputError: if one is.
+    """
+    of_hash = {sha256: name for name, sha256 in held_out.items()}
+    if doubles := [f"{patient.name} and {of_hash[patient.sha256]}" for patient in train if patient.sha256 in of_hash]:
+        raise InputError(
+            f"found scans of the same voxels in training and validation: {named(doubles)}; expected each scan once",
+            path=folder,
+        )
 
 
 def check_leaks(

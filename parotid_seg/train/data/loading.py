@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from parotid_seg.errors import InputError
 from parotid_seg.records import convert
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.data.data_set import DataSet, named
-from parotid_seg.train.data.leaks import locked_scans
-from parotid_seg.train.data.patients import Patient, check_labels, doubts_line, load_patients
+from parotid_seg.train.data.leaks import check_held_out, hashes_of
+from parotid_seg.train.data.patients import Patient, check_labels, doubts_line, load_patients, misfits_line
 from parotid_seg.train.parallel import Processes
 
 Step = Callable[[str, int, int, str], None]
@@ -64,13 +65,21 @@ def load_all(
     for part in (cases[processes.rank :: processes.count], cases):
         patients = load_patients(data, part, cache, config.window_hu, _counted(step, "reading scans", len(part)))
         processes.barrier()
-    if warning := doubts_line(patients):
+    for warning in filter(None, (doubts_line(patients), misfits_line(patients))):
         report(warning)
     train, validation = patients[: len(data.train)], patients[len(data.train) :]
-    phase = "reading the test patients' scans, to compare them with the others"
-    locked, notes = processes.broadcast_from_rank0(
-        lambda: locked_scans(data, cache, config.window_hu, _counted(step, phase, len(data.test)))
-    )
+    held_out = {patient.name: patient.sha256 for patient in validation}
+    locked: dict[str, str] = {}
+    notes: list[str] = []
+    for what, others, hashes in (("validation", data.held_out, held_out), ("test", data.test, locked)):
+        phase = f"reading the {what} patients' scans, to compare them with the others"
+        progress = _counted(step, phase, len(others))
+        found, remarks = processes.broadcast_from_rank0(
+            partial(hashes_of, data, others, what, cache, config.window_hu, progress)
+        )
+        hashes.update(found)
+        notes += remarks
+    check_held_out(data.folder, train, held_out)
     for note in (*notes, *check_labels(data, train, validation, config.augment.mirror_probability > 0)):
         report(f"note: {note}")
     return Loaded(train, validation, locked)

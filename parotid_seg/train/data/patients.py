@@ -19,6 +19,7 @@ from parotid_seg.contract import IGNORE
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.records import read_record, record_text
+from parotid_seg.scan.ct.slice_order import misfits
 from parotid_seg.scan.grid import body_centre
 from parotid_seg.scan.intensity import Window, Windows, fixed_windows, in_windows
 from parotid_seg.scan.labels import LEFT, RIGHT, side_of
@@ -31,7 +32,7 @@ DOUBTS = frozenset(code for code in FlagCode if code.value.startswith("hu_"))
 """Flags of a CT that may not be in HU."""
 SMALLEST_BODY = 0.02
 """Least share of tissue in a slice that counts as showing the patient."""
-CACHE_FORMAT = 7
+CACHE_FORMAT = 8
 FEWEST_TO_JUDGE = 3
 IGNORED = np.uint8(255)
 """Stands for ignored voxels in the hash of a label map."""
@@ -48,7 +49,7 @@ class Patient:
 
     Attributes:
         volume, windows: the scan, (C, D, H, W), and windows of its channels, from `scan.intensity.in_windows`; its
-            flags are those of `DOUBTS`.
+            flags are those of `DOUBTS` and `misfits`.
         labels: its label map, (D, H, W); background for a stage without labels, and where it is ignored. Of a patient
             who has none but soft labels: the largest of them.
         centre_mm: in-plane centre (y, x) of the body.
@@ -118,13 +119,29 @@ def load_patients(
 
 def doubts_line(patients: Sequence[Patient]) -> str:
     """A warning with the scans whose CT may not be in HU; empty if there are none."""
-    doubtful = [each for each in patients if each.volume.flags]
+    found = {each.name: [flag.code for flag in each.volume.flags if flag.code in DOUBTS] for each in patients}
+    doubtful = {name: codes for name, codes in found.items() if codes}
     if not doubtful:
         return ""
-    names = ", ".join(f"{each.name} ({', '.join(flag.code for flag in each.volume.flags)})" for each in doubtful)
+    names = ", ".join(f"{name} ({', '.join(codes)})" for name, codes in doubtful.items())
     return (
         f"warning: {len(doubtful)} of {len(patients)} scans may not be in HU: {names}; "
         "`parotid-seg inspect FILE` says why"
+    )
+
+
+def misfits_line(patients: Sequence[Patient]) -> str:
+    """A warning with the scans whose slices do not fit their neighbours; empty if there are none."""
+    found = {each.name: [flag for flag in each.volume.flags if flag.code not in DOUBTS] for each in patients}
+    doubtful = {name: flags for name, flags in found.items() if flags}
+    if not doubtful:
+        return ""
+    told = (
+        f"{name} ({', '.join(f'{each.code}: {each.detail}' for each in flags)})" for name, flags in doubtful.items()
+    )
+    return (
+        f"warning: slices of {len(doubtful)} of {len(patients)} scans do not fit their neighbours: {named(told)}; are "
+        "they damaged, repeated, or in another order?"
     )
 
 
@@ -140,17 +157,10 @@ def check_labels(data: DataSet, train: Sequence[Patient], validation: Sequence[P
         Remarks, one line each.
 
     Raises:
-        InputError: if a scan is in both lists, or if label maps are empty, with their patients. Single maps of other
-            organs may be empty.
+        InputError: if label maps are empty, with their patients. Single maps of other organs may be empty.
     """
     if not data.label_folder:
         return []
-    held_out = {patient.sha256: patient.name for patient in validation}
-    if doubles := [f"{patient.name} and {held_out[patient.sha256]}" for patient in train if patient.sha256 in held_out]:
-        raise InputError(
-            f"found scans of the same voxels in training and validation: {named(doubles)}; expected each scan once",
-            path=data.folder / "imagesTr",
-        )
     folder = data.folder / data.label_folder
     empty = [each.name for each in (*train, *validation) if each.contoured and not any(each.shown_in)]
     if empty and not data.partly_contoured:
@@ -285,6 +295,7 @@ def _save_scan(entry: Path, images: Sequence[Path], channels: Sequence[str], fix
     tissue = np.count_nonzero(volume.voxels[0] > windows[0, 0], axis=(1, 2)) / volume.voxels[0, 0].size
     y_mm, x_mm = (float(voxel * spacing) for voxel, spacing in centre)
     voxels = np.ascontiguousarray(volume.voxels)
+    flags = (*(flag for flag in volume.flags if flag.code in DOUBTS), *misfits(volume, channels))
     facts = Facts(
         spacing_mm=volume.spacing_mm,
         axes=volume.orientation.axes,
@@ -292,7 +303,7 @@ def _save_scan(entry: Path, images: Sequence[Path], channels: Sequence[str], fix
         windows=tuple((float(low), float(high)) for low, high in windows),
         centre_mm=(y_mm, x_mm),
         body_slices=tuple(np.flatnonzero(tissue >= SMALLEST_BODY).tolist()),
-        flags=tuple(dataclasses.astuple(flag) for flag in volume.flags if flag.code in DOUBTS),
+        flags=tuple(map(dataclasses.astuple, flags)),
         sha256=voxels_hash(voxels),
     )
     if not facts.body_slices:

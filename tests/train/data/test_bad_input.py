@@ -81,7 +81,14 @@ def one_scan_in_both_lists(data: Path) -> list[str]:
     image = nibabel.load(data / "imagesTr" / "p0_0000.nii.gz")
     for name in ("p5_0000", "p4_0000"):
         nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine), data / "imagesTr" / f"{name}.nii.gz")
-    return ["imagesTr: found scans of the same voxels in training and validation: p0 and p"]
+    return [": found scans of the same voxels in training and validation: p0 and p"]
+
+
+def validation_scan_in_pre_training(data: Path) -> list[str]:
+    (data / "imagesUn").mkdir()
+    held_out = json.loads((data / "splits.json").read_text())["validation"][0]
+    shutil.copy(data / "imagesTr" / f"{held_out}_0000.nii.gz", data / "imagesUn" / "u_0000.nii.gz")
+    return [f": found scans of the same voxels in training and validation: u and {held_out}; expected each scan once"]
 
 
 def scan_cut_short(data: Path) -> list[str]:
@@ -123,6 +130,7 @@ def one_patient(data: Path) -> list[str]:
         sides_that_do_not_pair,
         in_two_lists,
         one_scan_in_both_lists,
+        validation_scan_in_pre_training,
         scan_cut_short,
         unlabelled_scan_cut_short,
         only_air,

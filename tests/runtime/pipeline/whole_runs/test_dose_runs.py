@@ -245,6 +245,21 @@ def test_another_dose_is_computed_and_the_same_one_is_not(tmp_path: Path) -> Non
     assert {each.entries["a"].mask_sha256 for each in (first, *runs)} == {first.entries["a"].mask_sha256}
 
 
+def test_mean_doses_of_an_earlier_run_are_named_as_such(tmp_path: Path) -> None:
+    write(tmp_path / "a.nii.gz")
+    dose = nifti_dose(tmp_path / "any name.nii.gz")
+    assert not [line for line in run(tmp_path / "a.nii.gz", tmp_path / "out", dose).lines if "mean dose" in line]
+    without = run(tmp_path / "a.nii.gz", tmp_path / "out", None)
+    assert without.entries["a"].mean_gy["parotid_left"] == 20
+    kept = "the mean doses of 1 case are of an earlier run with --dose"
+    assert f"{kept}; give --dose to compute them again" in without.lines
+    changed = f"{kept}, and the dose of a has changed since or is not there; give --dose to compute them again"
+    nifti_dose(dose, 30.0)
+    assert changed in run(tmp_path / "a.nii.gz", tmp_path / "out", None).lines
+    dose.unlink()
+    assert changed in run(tmp_path / "a.nii.gz", tmp_path / "out", None).lines
+
+
 def test_an_rtdose_of_a_scan_without_a_frame_of_reference_is_flagged(tmp_path: Path) -> None:
     write(tmp_path / "a.nii.gz", affine=np.diag([-1.0, -1.0, 1.0, 1.0]) @ LAID[:, [2, 1, 0, 3]])
     ran = run(tmp_path / "a.nii.gz", tmp_path / "out", dose_at(tmp_path / "RD.dcm"))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.scan.hu_template import (
+from parotid_seg.scan.ct.hu_template import (
     BIN,
     FAT,
     FIRST,

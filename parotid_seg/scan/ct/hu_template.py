@@ -1,4 +1,4 @@
-"""A scan's histogram, and the template of a head and neck CT that is fitted to it: see `scan.hounsfield`."""
+"""A scan's histogram, and the template of a head and neck CT that is fitted to it: see `scan.ct.hounsfield`."""
 
 from __future__ import annotations
 

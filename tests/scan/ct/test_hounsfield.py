@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import FlagCode
-from parotid_seg.scan.hounsfield import MOST_SAMPLES, check_hounsfield, examined
+from parotid_seg.scan.ct.hounsfield import MOST_SAMPLES, check_hounsfield, examined
 
 NO_DATA = -1024
 """What the example has outside the patient."""
