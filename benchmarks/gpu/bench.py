@@ -6,7 +6,8 @@ first_use   what `infer` does on its first use: graphs that are made, the choice
 peaks       what the machine does at best: products in FP32, TF32 and FP16, copies on the device and over the bus
 sweep       by batch size, taking turns, with copies, and computing alone; changed voxels against torch in FP32; share
             of the roofline; memory. First torch eager and every graph that `infer` may choose from; then, beside
-            torch in FP32 and the fastest of ours, what must be compiled or built: torch.compile, TensorRT
+            torch in FP32 and the fastest of ours, what must be compiled or built: torch.compile, TensorRT; and then the
+            last graph with other options of onnxruntime
 trace       DIR/trace.json.gz: the engine's part of the pipeline on one scan, to be opened in Perfetto
 end_to_end  `parotid-seg infer` by number of workers, with our fastest; memory
 
@@ -55,8 +56,9 @@ SHARE_OF_A_BUILD = 0.15
 """Of all the time: the longest for one engine."""
 SHARE_OF_FIRST_USE = 0.25
 """Of all the time: the longest for the first use of `infer`."""
-FIRST, COMPILED = "first", "compiled"
-"""Parts of the sweep: those that start at once, and those that must be compiled or built."""
+FIRST, COMPILED, TRIALS = PARTS = "first", "compiled", "trials"
+"""Parts of the sweep: those that start at once; those that must be compiled or built; and other options of onnxruntime,
+last, since an error of a GPU may end all work of a process."""
 
 
 @dataclass
@@ -113,7 +115,7 @@ def our_entries(options: argparse.Namespace, models: Mapping[str, Path], record:
         found[f"onnxruntime {graph}"] = Entry(graph.split()[0], load, infer)
     for variant, provider in VARIANTS.items() if GRAPHS[-1] in models else ():
         load = partial(with_provider, models[GRAPHS[-1]], provider, gpu_index(options.device) or 0)
-        found[f"onnxruntime {GRAPHS[-1]}, {variant}"] = Entry("fp16", load)
+        found[f"onnxruntime {GRAPHS[-1]}, {variant}"] = Entry("fp16", load, part=TRIALS)
     for library in LIBRARIES:
         for precision in (graph for graph in models if graph in ("fp32", "fp16")):
             if options.device == "cpu":
@@ -231,8 +233,8 @@ def graph_files(options: argparse.Namespace, record: Record) -> dict[str, Path]:
 def sweeps(
     options: argparse.Namespace, scans: Sequence[Path], ours: Mapping[str, Entry], gpu: int | None, record: Record
 ) -> None:
-    """Both parts of the sweep, as far as they were not measured yet."""
-    missing = {part: left_of(part, options.batch_sizes, record.content) for part in (FIRST, COMPILED)}
+    """All parts of the sweep, as far as they were not measured yet."""
+    missing = {part: left_of(part, options.batch_sizes, record.content) for part in PARTS}
     if not any(missing.values()):
         return
     entries = {**(record.attempt("torch", partial(torch_entries, options, record)) or {}), **ours}
@@ -245,11 +247,13 @@ def sweeps(
         names = [name for name, entry in entries.items() if entry.part == part]
         if not (names and sizes):
             continue
-        if part == COMPILED:  # beside them, so that they are measured in turns with what they are compared with
+        if part != FIRST:  # beside them, so that they are measured in turns with what they are compared with
             best = record.attempt("the fastest of ours", partial(fastest, record.content.get("sweep", {}), ours))
             names = [name for name in (REFERENCE, best[0] if best else "") if name in entries] + names
         ready |= load_all({name: entries[name] for name in names if name not in ready}, record, memory)
         turns = {name: ready[name] for name in names if name in ready}
+        if not any(entries[name].part == part for name in turns):
+            continue
         sweep(part, sizes, covered, options.fp32, contract, turns, precisions, record, options.repeats, memory)
     if gpu is not None:
         record.add("driver_after_the_sweep", nvidia_smi_values(gpu))

@@ -17,9 +17,9 @@ SCANS = 2
 GRAPHS = ("fp32", "fp16", "fp32 fused", "fp16 fused")
 """Graphs of a model: the file itself, and those that are made for a GPU (docs/runtime.md)."""
 VARIANTS = {
-    "NHWC": {"prefer_nhwc": "1"},
     "biases in convolutions": {"fuse_conv_bias": "1"},
     "attention without cuDNN": {"sdpa_kernel": "16"},
+    "NHWC": {"prefer_nhwc": "1"},
 }
 """Options of onnxruntime's CUDA provider that only a GPU can judge, tried with the last of `GRAPHS`."""
 

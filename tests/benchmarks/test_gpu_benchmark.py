@@ -314,18 +314,16 @@ def test_parts_of_a_sweep_are_put_together(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_what_takes_part_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every graph; options of the provider with the last; TensorRT later, as it must be built."""
+    """Every graph; then TensorRT, which must be built; then options of the provider with the last graph."""
     monkeypatch.setattr("parotid_seg.runtime.engines.load.find_gpus", lambda: [fake_cuda.ADA])
     options = argparse.Namespace(device="cuda", work=tmp_path)
     models = {name: tmp_path / name for name in inputs.GRAPHS}
     found = bench.our_entries(options, models, Record(tmp_path, 1.0, {}))
-    first = [name for name, entry in found.items() if entry.part == bench.FIRST]
-    assert first[:4] == [f"onnxruntime {name}" for name in inputs.GRAPHS]
-    assert first[4:] == [f"onnxruntime fp16 fused, {name}" for name in inputs.VARIANTS]
-    assert [bool(found[name].infer) for name in first] == [True] * 4 + [False] * 3
-    assert {name for name in found if name not in first} == {
-        f"{library} {precision}" for library in ("tensorrt", "tensorrt-rtx") for precision in ("fp32", "fp16")
-    }
+    first, built, trials = ([name for name in found if found[name].part == part] for part in bench.PARTS)
+    assert first == [f"onnxruntime {name}" for name in inputs.GRAPHS]
+    assert trials == [f"onnxruntime fp16 fused, {name}" for name in inputs.VARIANTS]
+    assert [name for name in found if not found[name].infer] == trials
+    assert built == [f"{library} {kind}" for library in ("tensorrt", "tensorrt-rtx") for kind in ("fp32", "fp16")]
 
 
 @pytest.mark.parametrize("library", ["tensorrt", "tensorrt-rtx"])
