@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,18 +51,24 @@ class Contender(Protocol):
 
 
 class BackendContender:
-    """One of our backends."""
+    """One of our backends.
+
+    Args:
+        backend: what runs.
+        provider: options of onnxruntime's CUDA provider that are not the product's.
+    """
 
     ours = True
 
-    def __init__(self, backend: Backend) -> None:
-        self.backend, self.queue_depth = backend, backend.queue_depth
+    def __init__(self, backend: Backend, provider: Mapping[str, str] | None = None) -> None:
+        self.backend, self.queue_depth, self._provider = backend, backend.queue_depth, provider
 
     @property
     def about(self) -> dict[str, Any]:
         """What really runs; whether CUDA graphs do is known only after some chunks."""
         graphs = getattr(self.backend, "graphs", None)
-        return {**vars(self.backend.ran), **({"cuda_graphs": graphs} if graphs else {})}
+        more = {"cuda_graphs": graphs, "provider_options": self._provider}
+        return {**vars(self.backend.ran), **{name: value for name, value in more.items() if value}}
 
     def start(self, inputs: Inputs) -> Pending:
         """Hand in a chunk."""

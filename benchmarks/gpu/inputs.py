@@ -1,21 +1,27 @@
-"""What is measured with, all of it made from the package: scans, the trained network, and the model in FP16."""
+"""What is measured with, all of it made from the package: scans, the trained network, and graphs of the model."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from parotid_seg.files import write_bytes
 from parotid_seg.models import DEFAULT_MODEL, example_folder
-from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.engines.rewriting.gpu_graph import GpuGraph
 
 SIDE, SLICES = 512, 288
 """Rows and columns, and slices, of a made scan: an ordinary CT, long enough for chunks of 256 samples."""
 SCANS = 2
+GRAPHS = ("fp32", "fp16", "fp32 fused", "fp16 fused")
+"""Graphs of a model: the file itself, and those that are made for a GPU (docs/runtime.md)."""
+VARIANTS = {
+    "biases in convolutions": {"fuse_conv_bias": "1"},
+    "attention without cuDNN": {"sdpa_kernel": "16"},
+    "NHWC": {"prefer_nhwc": "1"},
+}
+"""Options of onnxruntime's CUDA provider that only a GPU can judge, tried with the last of `GRAPHS`."""
 
 
 def make_scans(folder: Path, count: int = SCANS, side: int = SIDE, slices: int = SLICES) -> list[Path]:
@@ -75,22 +81,20 @@ def make_checkpoint(path: Path) -> Path:
     return path
 
 
-def make_fp16(path: Path, model: Path = DEFAULT_MODEL) -> Path:
-    """A model file of FP32, whose weights are stored in FP16, computing in FP16. It is not verified.
+def graph_file(name: str, model: Path = DEFAULT_MODEL) -> Path:
+    """The file of a graph of a model in FP32, made and kept as `infer` does it on first use.
 
-    The one that lies beside the model is taken where there is one. A file that is there stays.
+    Args:
+        name: one of `GRAPHS`.
+        model: the model file. A file in FP16 that lies beside it is taken.
+
+    Raises:
+        ParotidSegError: as `GpuGraph.made`.
     """
-    packaged = model.with_suffix(".fp16.onnx")
-    if path.exists() or packaged.exists():
-        return path if path.exists() else packaged
-    import onnx
-
-    from parotid_seg.export.onnx_file import with_contract
-    from parotid_seg.runtime.engines.rewriting.precision import lower, with_whole_weights
-
-    content, contract = read_model(model)
-    lowered = lower(with_whole_weights(onnx.load_from_string(content)), "fp16", lambda _: False)
-    contract = dataclasses.replace(contract, precision="fp16", weights="fp16", verification={})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(with_contract(lowered, contract), path)
-    return path
+    precision, _, fused = name.partition(" ")
+    beside = model.with_suffix(".fp16.onnx")
+    has_own = precision == "fp16" and beside.exists()
+    source = beside if has_own else model
+    if not fused and (precision == "fp32" or has_own):
+        return source
+    return GpuGraph(source, precision, fused=bool(fused)).made()

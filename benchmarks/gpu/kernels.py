@@ -1,4 +1,4 @@
-"""Makes the table of the CUDA kernels that the packaged model launches, in FP32 and FP16, by which `bundle` trims.
+"""Makes the table of the CUDA kernels that graphs of the packaged model launch, by which `bundle` trims.
 
     python benchmarks/gpu kernels --python ENV/bin/python --libraries FOLDER
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from gpu.fatbins import file_offset
-from gpu.inputs import make_fp16, make_scans
+from gpu.inputs import GRAPHS, SLICES, VARIANTS, graph_file, make_scans
 from parotid_seg.bench.inputs import in_memory, rotation
 from parotid_seg.files import write_text
 from parotid_seg.models import DEFAULT_MODEL, example_folder
@@ -30,8 +30,14 @@ from parotid_seg.runtime.engines.onnxruntime.cuda import OPTIONS
 
 HERE = Path(__file__).parent
 PROVIDER = "libonnxruntime_providers_cuda.so"
-SIZES = (1, 16, 64)
-"""Samples of the chunks, each at the example's own size and at 512 x 512."""
+SIZES = (1, 16, 64, 256)
+"""Samples of the chunks, each at the example's own size, if it has so many slices, and at 512 x 512."""
+RUNS = {
+    **{graph: (graph, {}) for graph in GRAPHS},
+    **{f"{GRAPHS[-1]}, {name}": (GRAPHS[-1], more) for name, more in VARIANTS.items() if name != "NHWC"},
+}
+"""What is recorded: a graph, and options of the CUDA provider. With NHWC a GPU computes shapes, too, which
+libraries that only count cannot; in fixed shapes its kernels are those of the graph without it."""
 RUN = """
 import json, sys
 import numpy, onnxruntime
@@ -47,8 +53,10 @@ print(onnxruntime.__version__, python, onnxruntime.__file__)
 """
 
 
-def record(python: Path, libraries: Path, model: Path, chunks: Sequence[Path], scratch: Path) -> tuple[str, list[str]]:
-    """Run chunks of a model in an environment.
+def record(
+    python: Path, libraries: Path, model: Path, provider: Mapping[str, str], chunks: Sequence[Path], scratch: Path
+) -> tuple[str, list[str]]:
+    """Run chunks of a model in an environment, with more options of the CUDA provider.
 
     Returns:
         what the program printed last: onnxruntime's version, Python's, and onnxruntime's file; and the recorder's
@@ -69,7 +77,7 @@ def record(python: Path, libraries: Path, model: Path, chunks: Sequence[Path], s
         "KERNELS_FILE": str(lines),
         "ORT_DISABLE_TELEMETRY": "1",
     }
-    command = [str(word) for word in (python, "-c", RUN, model, json.dumps(OPTIONS), *chunks)]
+    command = [str(word) for word in (python, "-c", RUN, model, json.dumps({**OPTIONS, **provider}), *chunks)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"kernels: {model.name} does not run: {done.stderr[-600:]}")
@@ -133,14 +141,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="default: kernels-VERSION-PYTHON.tsv in this folder")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     options = parser.parse_args(words)
-    with tempfile.TemporaryDirectory() as name:
-        scratch = Path(name)
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
         own = next((example_folder() / "imagesTr").glob("*.nii.gz"))
-        chunks = save_chunks(scratch, options.sizes, [own, *make_scans(scratch, count=1, slices=96)])
-        models = {"fp32": DEFAULT_MODEL, "fp16": make_fp16(scratch / "fp16.onnx")}
+        chunks = save_chunks(scratch, options.sizes, [own, *make_scans(scratch, count=1, slices=SLICES)])
         lines, printed = {}, ""
-        for precision, model in models.items():
-            printed, lines[precision] = record(options.python, options.libraries, model, chunks, scratch)
+        for name, (graph, provider) in RUNS.items():
+            model = graph_file(graph)
+            printed, lines[name] = record(options.python, options.libraries, model, provider, chunks, scratch)
     version, tag, file = printed.split(" ", 2)
     out = options.out or table_for(version, tag)
     table = table_of(lines, version, Path(file).parent / "capi" / PROVIDER)

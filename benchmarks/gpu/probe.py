@@ -1,8 +1,9 @@
 """The first question to a GPU: does onnxruntime run the model there, with the labels that it gives on the CPU?
 
-Each chunk's labels are compared with those of the CPU when the chunk is the first of its shape (computed plainly), the
-second (a CUDA graph is captured) and a later one (the graph is replayed). Chunks of a shape differ, so that a graph
-that were replayed on old inputs would show. OUT/probe.jsonl has a line for each model; a model whose line has no error
+Asked of every graph that `infer` may choose: the model file, FP16, and both with fused operators. The CPU's labels are
+those of the model file. Each chunk's labels are compared when the chunk is the first of its shape (computed plainly),
+the second (a CUDA graph is captured) and a later one (the graph is replayed). Chunks of a shape differ, so that a graph
+that were replayed on old inputs would show. OUT/probe.jsonl has a line for each graph; a graph whose line has no error
 is not probed again.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from gpu.contenders import load_exactly
-from gpu.inputs import make_fp16, make_scans
+from gpu.inputs import GRAPHS, graph_file, make_scans
 from parotid_seg.bench.inputs import in_memory, rotation
 from parotid_seg.files import make_folder, write_text
 from parotid_seg.models import DEFAULT_MODEL
@@ -33,19 +34,37 @@ TIMED, WARM = 30, 5
 """Timed chunks, and those before them."""
 
 
-def probe(model: Path, device: str, scans: Sequence[Path], sizes: Sequence[int]) -> dict[str, Any]:
-    """What a model does on a device, against the CPU: seconds to load, changed voxels, times in ms by size."""
-    started = time.monotonic()
-    gpu = load_exactly(model, "onnxruntime", device)
-    found: dict[str, Any] = {"ran": str(gpu.ran), "load_s": round(time.monotonic() - started, 2), "sizes": {}}
+Expected = dict[int, list[tuple[Inputs, Mask]]]
+"""By samples of a chunk: chunks, and their labels by the model file on the CPU."""
+
+
+def expected_labels(model: Path, scans: Sequence[Path], sizes: Sequence[int]) -> Expected:
+    """Chunks with large structures, and their labels; none of sizes for which the scans are too short."""
     cpu = load_exactly(model, "onnxruntime", "cpu")
-    covered = in_memory([(scan,) for scan in scans], gpu.contract)
+    covered = in_memory([(scan,) for scan in scans], cpu.contract)
+    found: Expected = {}
     for size in sizes:
-        labelled = [(chunk, labels_of(cpu, chunk)) for chunk in rotation(covered, gpu.contract, size)]
-        labelled = sorted(labelled, key=lambda each: -np.count_nonzero(each[1]))[:CHUNKS]
+        labelled = [(chunk, labels_of(cpu, chunk)) for chunk in rotation(covered, cpu.contract, size)]
         if labelled:
-            chunks, wanted = zip(*labelled, strict=True)
-            found["sizes"][str(size)] = {**compared(gpu, chunks, wanted), "ms": times_ms(gpu, chunks)}
+            found[size] = sorted(labelled, key=lambda each: -np.count_nonzero(each[1]))[:CHUNKS]
+    cpu.close()
+    return found
+
+
+def probe(name: str, model: Path, device: str, expected: Expected) -> dict[str, Any]:
+    """What a graph does on a device, against the CPU: seconds to make and load it, changed voxels, times in ms by
+    size."""
+    if device == "cpu" and name.endswith("fused"):
+        return {"ran": "not on a CPU, which lacks its operators"}
+    started = time.monotonic()
+    file = graph_file(name, model)
+    made = time.monotonic()
+    gpu = load_exactly(file, "onnxruntime", device)
+    found: dict[str, Any] = {"ran": str(gpu.ran), "made_s": round(made - started, 2)}
+    found |= {"load_s": round(time.monotonic() - made, 2), "sizes": {}}
+    for size, labelled in expected.items():
+        chunks, wanted = zip(*labelled, strict=True)
+        found["sizes"][str(size)] = {**compared(gpu, chunks, wanted), "ms": times_ms(gpu, chunks)}
     gpu.close()
     return found
 
@@ -67,12 +86,12 @@ def times_ms(backend: Backend, chunks: Sequence[Inputs]) -> dict[str, float]:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Probe both models; status 1 if one has an error."""
+    """Probe all graphs; status 1 if one has an error."""
     parser = argparse.ArgumentParser(
         prog="gpu probe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="folder for scans and models")
+    parser.add_argument("--work", type=Path, required=True, help="folder for scans")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
     parser.add_argument("--scans", type=Path, nargs="+", help="NIfTI scans; default: made from the example")
     parser.add_argument("--fp32", type=Path, default=DEFAULT_MODEL)
@@ -80,15 +99,16 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     make_folder(options.out)
     make_folder(options.work)
-    scans = options.scans or make_scans(options.work / "scans")
     lines = {line["model"]: line for line in read_probe(options.out) if "error" not in line}
-    for name in ("fp32", "fp16"):
-        if name in lines:
-            continue
+    missing = [name for name in GRAPHS if name not in lines]
+    if not missing:
+        return
+    scans = options.scans or make_scans(options.work / "scans")
+    expected = expected_labels(options.fp32, scans, options.sizes)
+    for name in missing:
         try:
-            model = options.fp32 if name == "fp32" else make_fp16(options.work / "fp16.onnx", options.fp32)
-            lines[name] = {"model": name, **probe(model, options.device, scans, options.sizes)}
-        except Exception as error:  # whatever a library raises: the other model is probed, too
+            lines[name] = {"model": name, **probe(name, options.fp32, options.device, expected)}
+        except Exception as error:  # whatever a library raises: the other graphs are probed, too
             lines[name] = {"model": name, "error": f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"}
         print(json.dumps(lines[name]), flush=True)
         write_text("".join(json.dumps(line) + "\n" for line in lines.values()), options.out / "probe.jsonl")

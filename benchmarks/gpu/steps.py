@@ -1,4 +1,4 @@
-"""The one command for a machine with a GPU: setup, probe, tests and bench, one after the other, within minutes.
+"""The one command for a machine with a GPU: setup, probe, bench and tests, one after the other, within minutes.
 
 Each step is a process of its own with a limit, and writes its results at once, so that a step that hangs or crashes
 costs no other one. Steps that are done are not done again: the same command, given again, continues. OUT/gpu.md is
@@ -52,9 +52,9 @@ def plan(options: argparse.Namespace) -> list[Step]:
     tests = ["-m", "pytest", "-m", "gpu", str(ROOT / "tests" / "gpu"), "-q", "-p", "no:cacheprovider"]
     bench = [*gpu, "bench", *device, *options.bench]
     steps = [
-        Step("probe", 1.5, "labels against the CPU's, times", (*gpu, "probe", *device, *options.probe)),
+        Step("probe", 1.5, "labels of every graph against the CPU's, times", (*gpu, "probe", *device, *options.probe)),
+        Step("bench", 7.0, "first use, torch against our graphs by batch, end to end", tuple(bench)),
         Step("tests", 1.0, "tests/gpu, tests of the backends on a GPU", tuple(tests)),
-        Step("bench", 7.0, "torch against our backends by batch, end to end", tuple(bench)),
     ]
     if options.bundle:
         words = (*gpu, "setup", *out, "--bundle", str(options.bundle))

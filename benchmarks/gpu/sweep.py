@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ COUNTED = 16
 """Most samples of the chunk whose operations are counted, on the CPU; larger chunks follow in proportion."""
 SHARE_OF_SWEEP = 0.8
 """Of all the time: after that much no batch size is begun any more."""
-SHARE_OF_COMPILING, SHARE_OF_A_SIZE = 0.22, 0.08
+SHARE_OF_COMPILING, SHARE_OF_A_SIZE = 0.22, 0.05
 """Of all the time: the longest for the warm-up of one contender, and for the rounds of a batch size."""
 
 
@@ -90,7 +90,7 @@ def sweep_size(
     shape = " x ".join(map(str, inputs[0]["slices"].shape))
     chunk: dict[str, Any] = {"different": len(inputs), "samples": samples, "shape": shape}
     chunk |= traffic(dict(inputs[0]), next(iter(labels.values()))[0])
-    return {"chunk": chunk, "contenders": rows, **compared(rows)}
+    return {"chunk": chunk, "contenders": rows}
 
 
 def in_turns(
@@ -138,6 +138,7 @@ def compared(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def sweep(
+    part: str,
     sizes: Sequence[int],
     scans: Sequence[CroppedScan],
     model: Path,
@@ -148,25 +149,31 @@ def sweep(
     repeats: int,
     memory: DeviceMemory,
 ) -> None:
-    """All batch sizes that the record does not have yet, each written when it is done."""
+    """A part of the contenders by batch size, each size written when it is done, beside what it has of other parts."""
     done = record.content.get("sweep", {})
     for size in sizes:
         inputs = rotation(scans, contract, size)
-        if str(size) in done:
-            continue
         if not inputs:
             record.skip(f"batches of {size}", "no scan has so many slices")
             continue
         work = partial(sweep_size, inputs, ready, precisions, record, repeats, memory)
-        result = record.attempt(f"batches of {size}", work, until=SHARE_OF_SWEEP)
+        result = record.attempt(f"batches of {size}, {part}", work, until=SHARE_OF_SWEEP)
         if result is None:
             continue
         few = rotation(scans, contract, min(size, COUNTED))[0]
         counted = record.attempt(f"operations of batches of {size}", partial(count, model.read_bytes(), few))
         if counted:
             add_roofline(result, scaled(counted, size / len(few["neighbours"])), record.content)
-        done[str(size)] = result
+        before = done.get(str(size), {"contenders": {}, "parts": []})
+        rows = {**before["contenders"], **result["contenders"]}
+        done[str(size)] = {**result, "contenders": rows, **compared(rows), "parts": [*before["parts"], part]}
         record.add("sweep", done)
+
+
+def left_of(part: str, sizes: Sequence[int], content: Mapping[str, Any]) -> list[int]:
+    """The batch sizes for which a part of the contenders was not measured yet."""
+    done = content.get("sweep", {})
+    return [size for size in sizes if part not in done.get(str(size), {}).get("parts", [])]
 
 
 def scaled(counted: Count, times: float) -> Count:
@@ -191,13 +198,13 @@ def add_roofline(result: dict[str, Any], counted: Count, content: Mapping[str, A
             row["share_of_bus"] = share_of_bus(row["ms"]["p50"], result["chunk"], content["bus"])
 
 
-def fastest(sizes: Mapping[str, Any]) -> tuple[str, int, float]:
-    """Name, batch size and samples a second of the fastest of ours."""
+def fastest(sizes: Mapping[str, Any], names: Collection[str]) -> tuple[str, int, float]:
+    """Name, batch size and samples a second of the fastest of some contenders."""
     found = [
         (row["samples_a_second"], name, int(size))
         for size, result in sizes.items()
         for name, row in result["contenders"].items()
-        if row["ours"]
+        if name in names
     ]
     if not found:
         raise RuntimeError("none of our backends ran")

@@ -17,6 +17,8 @@ def table(content: dict[str, Any]) -> str:
         lines += [f"{name}; {about['processor']}, {about['cores']} cores; {about['date']}.", "", f"{versions}.", ""]
     if content.get("probe"):
         lines += _probe_lines(content["probe"])
+    if "first_use" in content:
+        lines += _first_use_lines(content["first_use"])
     if "peaks" in content:
         found = content["peaks"]
         named = {f"{kind} product, Gop/s": value for kind, value in found["gflops"].items()}
@@ -38,10 +40,11 @@ def _probe_lines(found: list[dict[str, Any]]) -> list[str]:
     lines = [
         "## Labels against the CPU's",
         "",
-        "Changed voxels, of voxels of structures; the first chunk of a shape is computed plainly, at the second a CUDA "
-        "graph is captured, which is replayed for all later ones. Times of a chunk alone, in ms.",
+        "Changed voxels against the model file on the CPU, of voxels of structures; the first chunk of a shape is "
+        "computed plainly, at the second a CUDA graph is captured, which is replayed for all later ones. Times of a "
+        "chunk alone, in ms.",
         "",
-        "| model, batch | plain | captured | replayed | copy in | compute | copy out |",
+        "| graph, batch | plain | captured | replayed | copy in | compute | copy out |",
         "|---|---|---|---|---|---|---|",
     ]
     for each in found:
@@ -51,6 +54,31 @@ def _probe_lines(found: list[dict[str, Any]]) -> list[str]:
             lines.append(f"| {each['model']}, {size} | {' | '.join(cells)} |")
     lines += ["", *(f"{each['model']}: {each.get('ran', each.get('error'))}." for each in found), ""]
     return lines
+
+
+def _first_use_lines(found: dict[str, Any]) -> list[str]:
+    made = ", ".join(f"{name} {seconds:.1f}" for name, seconds in found["graphs_s"].items())
+    lines = [
+        "## First use",
+        "",
+        f"`auto` takes {found['ran']}, batches of {found['batch_size']}.",
+        "",
+        "| | s |",
+        "|---|---|",
+        f"| start of Python, imports | {found['imports_s']:.1f} |",
+        f"| making the graphs ({made}) | {sum(found['graphs_s'].values()):.1f} |",
+        f"| comparing and timing them | {found['choice_s']:.1f} |",
+        f"| every later run: loading the chosen one | {found['again_s']:.1f} |",
+        "",
+    ]
+    speeds = found.get("samples_a_second", {})
+    if speeds or found.get("refused"):
+        refused = found.get("refused", {})
+        lines += ["| tried | samples a second | not taken, because |", "|---|---|---|"]
+        for name in dict.fromkeys((*speeds, *refused)):
+            lines.append(f"| {name} | {_number(speeds, name, '.0f')} | {refused.get(name, '')} |")
+        lines.append("")
+    return lines + [f"> {line}" for line in found["said"]] + [""]
 
 
 def _sweep_lines(size: str, found: dict[str, Any]) -> list[str]:

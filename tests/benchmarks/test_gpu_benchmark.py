@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -18,16 +19,19 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from typing import Any
 
-from gpu import bench, contenders, end_to_end, record, sweep
+from gpu import bench, contenders, end_to_end, first_use, inputs, record, sweep, table
 from gpu.record import Record, within
 
 from parotid_seg.contract import Contract, Grid
+from parotid_seg.errors import ModelError
 from parotid_seg.export.onnx_file import with_contract
 from parotid_seg.runtime.engines.base import ExecutionInfo, labels_of
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.onnxruntime.cuda import OnnxRuntimeCudaBackend
 from parotid_seg.runtime.engines.onnxruntime.io_binding import IoBindingSession
 from parotid_seg.runtime.engines.onnxruntime.profile import Count
+from parotid_seg.runtime.engines.rewriting.gpu_graph import _file
+from parotid_seg.runtime.engines.rewriting.precision import LADDER, lower, with_whole_weights
 from parotid_seg.train.checkpoint import Checkpoint, build_network, save_checkpoint
 from parotid_seg.train.config import NetworkConfig, TrainConfig
 from tests.export.conftest import marked, run, translated  # noqa: F401
@@ -62,6 +66,19 @@ def untrained(tmp_path: Path) -> Path:
     return path
 
 
+FIRST_USE = {
+    "imports_s": 1.0,
+    "graphs_s": {"fp16": 3.0, "fp32 fused": 0.5},
+    "choice_s": 8.0,
+    "again_s": 0.6,
+    "ran": "onnxruntime with CUDA graphs on cuda:0 in fp16",
+    "batch_size": 64,
+    "said": ["onnxruntime CUDA FP16: 900 samples/s, batches of 64"],
+    "samples_a_second": {"onnxruntime CUDA FP16": 900.0, "onnxruntime CUDA FP32": 300.0},
+    "refused": {"onnxruntime CUDA FP16 fused": "other masks of the example scan"},
+}
+
+
 def measured(scan: Path, checkpoint: Path, folder: Path, *more: int | str | Path) -> dict[str, Any]:
     given = ["--scans", scan, "--checkpoint", checkpoint, "--out", folder / "out", "--work", folder / "work"]
     given += ["--device", "cpu", "--repeats", 1, *more]
@@ -86,7 +103,10 @@ def test_everything_there_is_on_a_cpu(
     fp32 = tmp_path / "fp32.onnx"
     fp32.write_bytes(with_contract(*translated))
     scan, checkpoint = balls / "imagesTr" / "p4_0000.nii.gz", trained / "best.pt"
-    options = ("--fp32", fp32, "--workers", 1, "--many", 2, "--minutes", 5)
+    half = tmp_path / "half.onnx"
+    half.write_bytes(_file(lower(with_whole_weights(translated[0]), "fp16", LADDER[0].holds), translated[1], {}))
+    monkeypatch.setattr(bench, "first_use", lambda model, *_: FIRST_USE if model == fp32 else None)
+    options = ("--fp32", fp32, "--fp16", half, "--workers", 1, "--many", 2, "--minutes", 5)
     found = measured(scan, checkpoint, tmp_path, *options, "--batch-sizes", 2, 500)
     rows = found["sweep"]["2"]["contenders"]
     assert set(rows) == {"torch fp32", "torch fp16", "onnxruntime fp32", "onnxruntime fp16"}
@@ -100,10 +120,12 @@ def test_everything_there_is_on_a_cpu(
     assert row["scans_a_second"] > 0
     assert row["host_mib"] > 0
     assert "tensorrt-rtx fp16: needs a GPU" in skipped(found)
+    assert "onnxruntime fp16 fused: needs a GPU" in skipped(found)
     assert "torch.compile with CUDA graphs: needs a GPU" in skipped(found)
     assert "batches of 500: no scan has so many slices" in skipped(found)
     read = (tmp_path / "out" / "gpu.md").read_text()
     assert "| onnxruntime fp16 |" in read
+    assert "| making the graphs (fp16 3.0, fp32 fused 0.5) | 3.5 |" in read
     assert "no GPU: a trial on a CPU" in read
     monkeypatch.setattr(bench, "load_all", lambda *_: pytest.fail("measured again"))
     again = measured(scan, checkpoint, tmp_path, *options, "--batch-sizes", 2)
@@ -116,6 +138,7 @@ def test_without_time_everything_is_named_and_both_files_are_there(
     scans: Path, untrained: Path, tmp_path: Path
 ) -> None:
     found = measured(scans, untrained, tmp_path, "--minutes", 0)
+    assert "first use: no time left for it" in skipped(found)
     assert "peaks by torch: no time left for it" in skipped(found)
     assert "scans: no time left for it" in (tmp_path / "out" / "gpu.md").read_text()
 
@@ -207,6 +230,100 @@ def test_versions_are_told_on_a_cpu() -> None:
     about = record.machine("cpu", 0)
     assert about["gpu"] is None
     assert about["more_versions"]["torch"]
+
+
+def test_the_first_use_is_told(tmp_path: Path) -> None:
+    lines = table._first_use_lines(FIRST_USE)
+    assert "| onnxruntime CUDA FP16 | 900 |  |" in lines
+    assert "| onnxruntime CUDA FP16 fused |  | other masks of the example scan |" in lines
+    assert "| comparing and timing them | 8.0 |" in lines
+
+
+def test_a_first_use_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A graph that cannot be made is named, and the choice is made without it; what was kept tells of all."""
+    loaded = []
+
+    def graph_file(name: str, _: Path) -> Path:
+        if name == "fp16":
+            raise ModelError("other masks")
+        return tmp_path
+
+    def load_backend(path: Path, device: str, **_: object) -> object:
+        loaded.append((path, device))
+        (tmp_path / "engines").mkdir(exist_ok=True)
+        kept = {"samples_per_s": {"FP32": 9.0}, "refused": {"FP16": "other masks"}}
+        (tmp_path / "engines" / "choice.json").write_text(json.dumps(kept))
+        return SimpleNamespace(ran="it", batch_size=7, close=lambda: None)
+
+    monkeypatch.setattr(first_use, "graph_file", graph_file)
+    monkeypatch.setattr(first_use, "load_backend", load_backend)
+    monkeypatch.setattr(first_use, "cache_folder", lambda: tmp_path)
+    first_use.report(time.monotonic() - 5, "model.onnx", "cuda")
+    found = json.loads(capsys.readouterr().out)
+    assert loaded == [(Path("model.onnx"), "cuda")] * 2
+    assert list(found["graphs_s"]) == ["fp16", "fp32 fused", "fp16 fused"]
+    assert found["said"] == ["fp16: other masks"]
+    assert (found["ran"], found["batch_size"]) == ("it", 7)
+    assert (found["samples_a_second"], found["refused"]) == ({"FP32": 9.0}, {"FP16": "other masks"})
+    assert found["imports_s"] == pytest.approx(5, abs=1)
+
+
+def test_a_first_use_is_a_process_with_an_empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def started(command: list[str], env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(Path(env["XDG_CACHE_HOME"]))
+        assert not list(asked[-1].iterdir())
+        assert command[-2:] == ["model.onnx", "cuda"]
+        return subprocess.CompletedProcess(command, len(asked) - 1, '{"ran": "it"}', "no kernels")
+
+    monkeypatch.setattr(subprocess, "run", started)
+    assert first_use.first_use(Path("model.onnx"), "cuda", 9.0) == {"ran": "it"}
+    with pytest.raises(RuntimeError, match="ended with status 1: no kernels"):
+        first_use.first_use(Path("model.onnx"), "cuda", 9.0)
+    assert not asked[0].exists()
+
+
+def result_of(names: dict[str, float]) -> dict[str, Any]:
+    rows = {name: {"ours": "onnxruntime" in name, "samples_a_second": rate} for name, rate in names.items()}
+    return {"chunk": {}, "contenders": rows}
+
+
+def test_parts_of_a_sweep_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that was measured later has the last word on those that both have; each is written at once."""
+    kept = Record(tmp_path, 1.0, {})
+    results = [{"torch fp32": 10.0, "onnxruntime fp16": 90.0}, {"onnxruntime fp16": 88.0, "torch.compile fp16": 80.0}]
+    monkeypatch.setattr(sweep, "rotation", lambda *_: [{"neighbours": np.zeros(4)}])
+    monkeypatch.setattr(sweep, "sweep_size", lambda *_: result_of(results.pop(0)))
+    none: Any = None
+    monkeypatch.setattr(record, "table", lambda _: "")
+    (tmp_path / "model").write_bytes(b"whose operations cannot be counted")
+    for part in ("first", "compiled"):
+        assert sweep.left_of(part, [4, 8], kept.content) == [4, 8]
+        sweep.sweep(part, [4], none, tmp_path / "model", none, {}, {}, kept, 1, none)
+        assert sweep.left_of(part, [4, 8], kept.content) == [8]
+        written = record.read(tmp_path)["sweep"]["4"]
+    assert written["parts"] == ["first", "compiled"]
+    speeds = {name: row["samples_a_second"] for name, row in written["contenders"].items()}
+    assert speeds == {"torch fp32": 10.0, "onnxruntime fp16": 88.0, "torch.compile fp16": 80.0}
+    assert written["best"] == {"torch": "torch.compile fp16", "ours": "onnxruntime fp16"}
+    assert written["ours_over_torch"] == pytest.approx(1.1)
+    assert sweep.fastest({"4": written}, ["torch fp32"]) == ("torch fp32", 4, 10.0)
+
+
+def test_what_takes_part_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every graph; then TensorRT, which must be built; then options of the provider with the last graph."""
+    monkeypatch.setattr("parotid_seg.runtime.engines.load.find_gpus", lambda: [fake_cuda.ADA])
+    options = argparse.Namespace(device="cuda", work=tmp_path)
+    models = {name: tmp_path / name for name in inputs.GRAPHS}
+    found = bench.our_entries(options, models, Record(tmp_path, 1.0, {}))
+    first, built, trials = ([name for name in found if found[name].part == part] for part in bench.PARTS)
+    assert first == [f"onnxruntime {name}" for name in inputs.GRAPHS]
+    assert trials == [f"onnxruntime fp16 fused, {name}" for name in inputs.VARIANTS]
+    assert [name for name in found if not found[name].infer] == trials
+    assert built == [f"{library} {kind}" for library in ("tensorrt", "tensorrt-rtx") for kind in ("fp32", "fp16")]
 
 
 @pytest.mark.parametrize("library", ["tensorrt", "tensorrt-rtx"])

@@ -81,7 +81,9 @@ def test_the_committed_table_is_of_the_tested_version() -> None:
     constraints = (BENCHMARKS.parent / "constraints.txt").read_text().splitlines()
     version = next(line.partition("==")[2] for line in constraints if line.startswith("onnxruntime-gpu=="))
     _, _, *rows = kernels.table_for(version, "cp312").read_text().splitlines()
-    assert {row.split("\t")[2] for row in rows} == {"fp32", "fp16"}
+    assert {row.split("\t")[2] for row in rows} == set(kernels.RUNS)
+    attention = {row.split("\t")[2] for row in rows if "AddBiasTransposeUnpack" in row or "AddBiasUnpack" in row}
+    assert attention == {name for name in kernels.RUNS if "fused" in name}
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
@@ -133,25 +135,29 @@ def test_the_recorder_notes_launches_and_passes_them_on(tmp_path: Path) -> None:
     assert (Path(file).name, size, launches, kernel) == ("libcudart.so.13", "24", "2", "one_kernel")
 
 
-def test_kernels_writes_the_table_of_both_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_writes_the_table_of_every_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content, places = library()
     capi = tmp_path / "onnxruntime" / "capi"
     capi.mkdir(parents=True)
     (capi / kernels.PROVIDER).write_bytes(content)
-    models = []
+    runs = []
 
-    def record(python: Path, libraries: Path, model: Path, chunks: list[Path], scratch: Path) -> tuple[str, list[str]]:
-        models.append(model)
+    def record(
+        python: Path, libraries: Path, model: Path, provider: dict[str, str], chunks: list[Path], scratch: Path
+    ) -> tuple[str, list[str]]:
+        runs.append((model.name, *provider))
         assert {np.load(chunk)["neighbours"].shape[0] for chunk in chunks} == {2}
         return f"1.31.1 cp312 {capi.parent / '__init__.py'}", [f"{kernels.PROVIDER}\t{0x1000 + places[0]}\t9\t1\tk"]
 
     monkeypatch.setattr(kernels, "record", record)
     monkeypatch.setattr(kernels, "make_scans", lambda *_, **__: [])
-    monkeypatch.setattr(kernels, "make_fp16", lambda path: path)
+    monkeypatch.setattr(kernels, "graph_file", Path)
     words = ["--python", "python", "--libraries", str(tmp_path), "--out", str(tmp_path / "x.tsv"), "--sizes", "2"]
     kernels.main(words)
-    assert [model.name for model in models] == ["parotid-ct.onnx", "fp16.onnx"]
+    graphs = [("fp32",), ("fp16",), ("fp32 fused",), ("fp16 fused",)]
+    assert runs == [*graphs, ("fp16 fused", "fuse_conv_bias"), ("fp16 fused", "sdpa_kernel")]
     assert kernels.launched(tmp_path / "x.tsv", content) == {places[0]}
+    assert len((tmp_path / "x.tsv").read_text().splitlines()) == 2 + len(runs)
 
 
 def wheel(folder: Path, name: str, files: dict[str, bytes]) -> None:
@@ -276,11 +282,22 @@ def test_made_scans_go_to_and_fro(tmp_path: Path, example: nibabel.Nifti1Image) 
     assert path.stat().st_mtime_ns == before
 
 
+def test_graphs_are_those_that_infer_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in FP16 that lies beside the model is taken, and fused."""
+    monkeypatch.setattr("gpu.inputs.GpuGraph.made", lambda graph: (graph.model.name, graph.precision, graph.fused))
+    model, beside = tmp_path / "x.onnx", tmp_path / "x.fp16.onnx"
+    found = [inputs.graph_file(name, model) for name in inputs.GRAPHS]
+    assert found == [model, ("x.onnx", "fp16", False), ("x.onnx", "fp32", True), ("x.onnx", "fp16", True)]
+    beside.touch()
+    found = [inputs.graph_file(name, model) for name in inputs.GRAPHS]
+    assert found == [model, beside, ("x.onnx", "fp32", True), ("x.fp16.onnx", "fp16", True)]
+
+
 @pytest.fixture
 def probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: nibabel.Nifti1Image) -> list[str]:
     """Words for a probe on the CPU of a small model, which is its own variant in FP16."""
     model = write_small_model(tmp_path / "small.onnx")
-    monkeypatch.setattr(probe, "make_fp16", lambda *_: model)
+    monkeypatch.setattr(probe, "graph_file", lambda *_: model)
     monkeypatch.setattr(probe, "TIMED", 2)
     nibabel.save(head, tmp_path / "head.nii.gz")
     words = ["--out", tmp_path / "out", "--work", tmp_path, "--device", "cpu", "--fp32", model, "--sizes", "2", "999"]
@@ -289,8 +306,10 @@ def probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: nibabel.Nifti1
 
 def test_a_probe_compares_each_phase_with_the_cpu(probed: list[str], tmp_path: Path) -> None:
     probe.main(probed)
-    one, other = probe.read_probe(tmp_path / "out")
+    one, other, *fused = probe.read_probe(tmp_path / "out")
     assert (one["model"], other["model"]) == ("fp32", "fp16")
+    assert [each["model"] for each in fused] == ["fp32 fused", "fp16 fused"]
+    assert {each["ran"] for each in fused} == {"not on a CPU, which lacks its operators"}
     assert list(one["sizes"]) == ["2"]
     assert one["sizes"]["2"]["replayed"]["changed"] == 0
     assert one["sizes"]["2"]["replayed"]["of"] > one["sizes"]["2"]["plain"]["of"] > 0
@@ -300,24 +319,29 @@ def test_a_probe_compares_each_phase_with_the_cpu(probed: list[str], tmp_path: P
 def test_what_failed_is_probed_again_and_nothing_else(
     probed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results: list[Any] = [{"ran": "well"}, RuntimeError("CUDA error 209\nno kernel image")]
+    results: list[Any] = [{"ran": "well"}, RuntimeError("CUDA error 209\nno kernel image"), {"ran": 3}, {"ran": 4}]
     tried = []
 
-    def once(model: Path, *_: object) -> dict[str, Any]:
-        tried.append(model)
+    def once(name: str, *_: object) -> dict[str, Any]:
+        tried.append(name)
         result = results.pop(0)
         if isinstance(result, Exception):
             raise result
         return dict(result)
 
+    monkeypatch.setattr(probe, "expected_labels", lambda *_: {})
     monkeypatch.setattr(probe, "probe", once)
     with pytest.raises(SystemExit):
         probe.main(probed)
-    assert probe.read_probe(tmp_path / "out")[1]["error"] == "RuntimeError: CUDA error 209 no kernel image"
+    found = {line["model"]: line for line in probe.read_probe(tmp_path / "out")}
+    assert list(found) == list(inputs.GRAPHS)
+    assert found["fp16"]["error"] == "RuntimeError: CUDA error 209 no kernel image"
     results.append({"ran": "now"})
     probe.main(probed)
-    assert len(tried) == 3
-    assert [line.get("ran") for line in probe.read_probe(tmp_path / "out")] == ["well", "now"]
+    assert tried == [*inputs.GRAPHS, "fp16"]
+    assert {line["model"]: line["ran"] for line in probe.read_probe(tmp_path / "out")}["fp16"] == "now"
+    monkeypatch.setattr(probe, "expected_labels", lambda *_: pytest.fail("nothing is left to compare"))
+    probe.main(probed)
 
 
 def test_changed_voxels_are_counted_by_phase() -> None:

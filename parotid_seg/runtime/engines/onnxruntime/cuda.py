@@ -12,8 +12,9 @@ import hashlib
 import io
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import onnxruntime
 
@@ -56,6 +57,7 @@ class OnnxRuntimeCudaBackend(BoundBackend):
         device: number of the GPU.
         output: one of `OUTPUTS`.
         memory_mib: most memory for onnxruntime's arena; default: no limit.
+        provider: more options of the CUDA provider besides `OPTIONS`, to compare them.
 
     Raises:
         ModelError: as `model_file.read_model`; if the model has other inputs or no such output; or if heavy nodes of it
@@ -70,7 +72,13 @@ class OnnxRuntimeCudaBackend(BoundBackend):
     queue_depth = SLOTS
 
     def __init__(
-        self, model: Path, *, device: int = 0, output: str = OUTPUTS[0], memory_mib: int | None = None
+        self,
+        model: Path,
+        *,
+        device: int = 0,
+        output: str = OUTPUTS[0],
+        memory_mib: int | None = None,
+        provider: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         check_installation()
         check_provider()
@@ -80,8 +88,8 @@ class OnnxRuntimeCudaBackend(BoundBackend):
         with _quiet():
             self._stream = _new_stream(str(model), device)
             try:
-                provider = {"device_id": str(device), "user_compute_stream": str(self._stream.handle)}
-                self._load(model, content, {**provider, **OPTIONS, **limit}, output, device)
+                place = {"device_id": str(device), "user_compute_stream": str(self._stream.handle)}
+                self._load(model, content, {**place, **OPTIONS, **provider, **limit}, output, device)
             except BaseException:
                 self._stream.close()
                 raise
