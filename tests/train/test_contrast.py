@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 
@@ -145,8 +147,11 @@ def test_scans_without_labels_are_used(balls: Path, contrast_config: TrainConfig
     for name in ("imagesTr", "labelsTr", "dataset.json", "splits.json"):
         (data / name).symlink_to(balls / name)
     (data / "imagesUn").mkdir()
-    for case, source in (("u0", "p4"), ("u1", "p5"), ("p0", "p0")):
-        (data / "imagesUn" / f"{case}_0000.nii.gz").symlink_to(balls / "imagesTr" / f"{source}_0000.nii.gz")
+    (data / "imagesUn" / "p0_0000.nii.gz").symlink_to(balls / "imagesTr" / "p0_0000.nii.gz")
+    for case, source in (("u0", "p4"), ("u1", "p5")):
+        image = nibabel.load(balls / "imagesTr" / f"{source}_0000.nii.gz")
+        other = np.asarray(image.dataobj) + np.int16(1)  # the same voxels as in the validation would be refused
+        nibabel.save(nibabel.Nifti1Image(other, image.affine), data / "imagesUn" / f"{case}_0000.nii.gz")
     found = open_data_set(data, "contrast")
     assert found.train == ("p0", "p1", "p2", "p3", "u0", "u1")
     assert found.unlabelled == ("u0", "u1")
