@@ -99,7 +99,7 @@ def train_fold(recipe: Path, data: Path, fold: int, runs: Path, results: Path, m
         config = dataclasses.replace(config, init=str(earlier_run))
     soft = runs / SOFT_FOLDER / f"fold-{fold}" if config.segment.soft_share else None
     make_fold_data(data, run / "data", held_out, rest, soft)
-    config = dataclasses.replace(  # validated once, at the end: best.pt is the last model
+    config = dataclasses.replace(  # validated once, at the end; last.pt is scored, whatever best.pt is
         config, segment=dataclasses.replace(config.segment, validate_every=config.segment.epochs)
     )
     done = train(
@@ -122,7 +122,7 @@ def train_fold(recipe: Path, data: Path, fold: int, runs: Path, results: Path, m
             "train_minutes": round(sum(record.get("train_seconds", 0) for record in [*earlier, *records]) / 60, 1),
             "training_loss": records[-1]["loss"],
             **environment(),
-            "patients": score_fold(run / "best.pt", data, held_out, results / recipe.stem / "masks"),
+            "patients": score_fold(run / "last.pt", data, held_out, results / recipe.stem / "masks"),
         }
         write_text(json.dumps(content, indent=1) + "\n", results / recipe.stem / f"fold-{fold}.json")
     return done

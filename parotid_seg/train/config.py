@@ -190,16 +190,7 @@ FIRST_VIEW = AugmentConfig(
     couch_probability=0.3,
     bolus_probability=0.0,
 )
-SECOND_VIEW = AugmentConfig(
-    rotation_deg=15.0,
-    crop=0.6,
-    noise_hu=10.0,
-    blur_px=0.6,
-    contrast=0.3,
-    offset_hu=60.0,
-    couch_probability=0.1,
-    bolus_probability=0.0,
-)
+SECOND_VIEW = dataclasses.replace(FIRST_VIEW, noise_hu=10.0, blur_px=0.6, couch_probability=0.1)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.intensity import is_ct
 from parotid_seg.scan.volume import Volume
+from parotid_seg.wording import some_of
 
 STORED_AXIS = 2
 """The axis of slices as scans are stored, in NIfTI and NRRD by convention; the intended axis of DICOM series."""
@@ -53,10 +54,9 @@ FARTHER = 1.2
 """Squared difference from the most similar near slice over that from the most similar far one. In noise without any
 structure it is 1."""
 FAR_SHARE = 0.5
-"""Share of the slices beyond `FARTHER` from which they are not in their order. Of 10 unchanged
-training scans at most 0.02, of every third slice 0.07, in coronal slices 0.03; with every second or fourth slice first,
-or in random order, 0.82 or more."""
-MOST_NAMED = 3
+"""Share of the slices beyond `FARTHER` from which they are not in their order. Of 10 unchanged training scans
+at most 0.02, of every third slice 0.07, in coronal slices 0.03; with every second or fourth slice first, or in random
+order, 0.82 or more."""
 
 
 def misfits(volume: Volume, channels: Sequence[str]) -> tuple[Flag, ...]:
@@ -75,9 +75,9 @@ def misfits(volume: Volume, channels: Sequence[str]) -> tuple[Flag, ...]:
     unlike, steps, repeated = _unlike_neighbours(slices), _steps(slices), _repeated(slices)
     where = f"of {len(slices)}, counted from the patient's {BEGINNINGS[axis]}"
     flags = (
-        Flag(FlagCode.SLICES_UNLIKE_NEIGHBOURS, value=len(unlike), detail=f"{_some(unlike)} {where}"),
-        Flag(FlagCode.STEPS_BETWEEN_SLICES, value=len(steps), detail=f"{_some(steps)} {where}"),
-        Flag(FlagCode.SLICES_REPEATED, value=len(repeated), detail=f"{_some(repeated)} {where}"),
+        Flag(FlagCode.SLICES_UNLIKE_NEIGHBOURS, value=len(unlike), detail=f"{some_of(map(str, unlike))} {where}"),
+        Flag(FlagCode.STEPS_BETWEEN_SLICES, value=len(steps), detail=f"{some_of(map(str, steps))} {where}"),
+        Flag(FlagCode.SLICES_REPEATED, value=len(repeated), detail=f"{some_of(map(str, repeated))} {where}"),
     )
     return tuple(flag for flag in flags if flag.value)
 
@@ -136,8 +136,3 @@ def _in_another_order(slices: NDArray[np.float32]) -> int:
     nearest, farther = (np.where(mask, differences, np.inf).min(axis=1) for mask in (near, ~near))
     far = int(np.count_nonzero(nearest > FARTHER * farther))
     return far if far > FAR_SHARE * len(shown) else 0
-
-
-def _some(numbers: list[int]) -> str:
-    more = f" and {len(numbers) - MOST_NAMED} more" if len(numbers) > MOST_NAMED else ""
-    return ", ".join(map(str, numbers[:MOST_NAMED])) + more
