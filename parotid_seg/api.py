@@ -25,8 +25,8 @@ from parotid_seg.errors import InputError
 from parotid_seg.export.build_engine import runnable
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend, output_for
-from parotid_seg.runtime.segmentation.options import Search, SegmentationOptions
 from parotid_seg.runtime.segmentation.segment import Segmentation, segment_volume
+from parotid_seg.runtime.segmentation.segmentation_options import Search, SegmentationOptions
 from parotid_seg.scan.nifti import joined_channels, scan_of_image
 from parotid_seg.scan.volume import Volume
 

@@ -1,7 +1,7 @@
 """Options, declared once as fields of frozen dataclasses with their command-line names, help texts and bounds.
 
-A command takes such a dataclass as a parameter (see `commands.options`), Python code creates one directly, and the same
-object is passed on to the code that reads its fields.
+A command takes such a dataclass as a parameter (see `commands.option_parameters`), Python code creates one directly,
+and the same object is passed on to the code that reads its fields.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.formats.mask_formats import NIFTI
-from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.run import Outcome, Summary, infer
 from tests.dicom_series import write_series
 

@@ -26,3 +26,13 @@ def test_no_file_is_too_long_and_no_folder_too_full() -> None:
     assert {path: lines for path, lines in lengths.items() if lines > MOST_LINES} == {}
     folders = Counter(path.parent for path in FILES)
     assert {folder: files for folder, files in folders.items() if files > MOST_FILES} == {}
+
+
+def test_no_module_name_occurs_twice_in_the_package() -> None:
+    paths = [path for path in (ROOT / "parotid_seg").rglob("*.py") if not path.stem.startswith("__")]
+    names = [path.stem for path in paths]
+    packages = [path.parent.name for path in (ROOT / "parotid_seg").rglob("*/__init__.py")]
+    # A module of commands has its command's name, which may be a package's, too.
+    others = [path.stem for path in paths if path.parent.name != "commands"]
+    assert [name for name, times in Counter(names).items() if times > 1] == []
+    assert [name for name, times in Counter([*others, *packages]).items() if times > 1] == []

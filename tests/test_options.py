@@ -8,13 +8,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from parotid_seg.commands.options import with_options
+from parotid_seg.commands.option_parameters import with_options
 from parotid_seg.commands.shared import UsageError
 from parotid_seg.errors import InputError
 from parotid_seg.options import Option, OptionGroup, comma_separated, declared
-from parotid_seg.runtime.engines.options import ModelOptions
-from parotid_seg.runtime.pipeline.options import InferOptions
-from parotid_seg.runtime.segmentation.options import SegmentationOptions
+from parotid_seg.runtime.engines.model_options import ModelOptions
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
+from parotid_seg.runtime.segmentation.segmentation_options import SegmentationOptions
 
 
 def parsed(text: str) -> tuple[int, ...]:

@@ -36,7 +36,7 @@ from packaged_checkpoint import packaged_checkpoint
 from record import Record, machine
 from watch import Watched, family, watch
 
-from parotid_seg.runtime.evaluate import evaluate
+from parotid_seg.runtime.evaluation import evaluate
 from parotid_seg.scan.nifti import case_name
 from parotid_seg.system import available_cores, cpu_name
 

@@ -16,8 +16,8 @@ from parotid_seg.files import write_text
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime import evaluation_record
 from parotid_seg.runtime.engines.load import load_backend
-from parotid_seg.runtime.evaluate import Evaluation, evaluate
-from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.evaluation import Evaluation, evaluate
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer
 from parotid_seg.scan.nifti import read_mask, read_nifti
 

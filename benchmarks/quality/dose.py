@@ -25,8 +25,8 @@ from parotid_seg.files import write_text
 from parotid_seg.metrics import bootstrap_mean
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend
-from parotid_seg.runtime.evaluate import evaluate
-from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.evaluation import evaluate
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer
 
 LIMITS_GY = (20.0, 26.0)

@@ -40,7 +40,7 @@ from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.label_match import match_labels
 from parotid_seg.runtime.pipeline.executor import LocalExecutor
-from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.scan.nifti import read_mask
 
 Labels = NDArray[np.uint8]

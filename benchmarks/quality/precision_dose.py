@@ -29,7 +29,7 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.openvino import OpenVinoBackend, computes_bf16
-from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer
 
 

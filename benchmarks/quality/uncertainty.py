@@ -21,8 +21,8 @@ from parotid_seg.files import write_text
 from parotid_seg.metrics import dice
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend
-from parotid_seg.runtime.segmentation.options import SegmentationOptions
 from parotid_seg.runtime.segmentation.segment import segment_volume
+from parotid_seg.runtime.segmentation.segmentation_options import SegmentationOptions
 from parotid_seg.scan.nifti import read_mask, read_nifti
 
 LIMITS = (0.8, 0.85, 0.88, 0.9, 0.92, 0.94)

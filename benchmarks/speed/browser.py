@@ -27,8 +27,8 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import Backend, Pending
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.pipeline.sources import read_scan
-from parotid_seg.runtime.segmentation.options import Search, SegmentationOptions
 from parotid_seg.runtime.segmentation.segment import segment_volume
+from parotid_seg.runtime.segmentation.segmentation_options import Search, SegmentationOptions
 from parotid_seg.scan.chunks import Inputs
 
 SEARCHES: tuple[Search, ...] = ("auto", "full")

@@ -28,8 +28,8 @@ from parotid_seg.system import versions_of
 def one(checkpoint: Path, out: Path, verify: Path, precision: str, engine: str) -> None:
     """Export, and leave what it took in `out` with the ending .took.json."""
     from parotid_seg.errors import ModelError
-    from parotid_seg.export.export import export
-    from parotid_seg.export.options import ExportOptions
+    from parotid_seg.export.export_options import ExportOptions
+    from parotid_seg.export.verified_export import export
 
     started = time.perf_counter()
     try:

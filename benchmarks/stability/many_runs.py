@@ -22,7 +22,7 @@ from resources import held, write_counts
 from parotid_seg.models import DEFAULT_MODEL, example_folder
 from parotid_seg.runtime.engines.base import Backend, Done, ExecutionInfo, Times
 from parotid_seg.runtime.engines.load import load_backend
-from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer
 from parotid_seg.scan.chunks import Inputs
 

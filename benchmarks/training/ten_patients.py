@@ -37,13 +37,13 @@ import torch
 from resources import machine_and_versions
 from scipy import ndimage
 
-from parotid_seg.export.export import export
-from parotid_seg.export.options import ExportOptions
+from parotid_seg.export.export_options import ExportOptions
+from parotid_seg.export.verified_export import export
 from parotid_seg.files import write_text
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.compare import ComparisonRecord, compare
 from parotid_seg.runtime.engines.load import load_backend
-from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer
 from parotid_seg.train.settings import load_config
 from parotid_seg.train.stages import train

@@ -125,7 +125,7 @@ class Child:
 
     def infer(self, folder: Path, batch_size: int) -> float:
         """Seconds of `parotid-seg infer` on a folder of scans, its model loaded beforehand."""
-        from parotid_seg.runtime.pipeline.options import InferOptions
+        from parotid_seg.runtime.pipeline.infer_options import InferOptions
         from parotid_seg.runtime.pipeline.run import infer
 
         options = InferOptions(batch_size=batch_size)

@@ -26,9 +26,9 @@ from parotid_seg.runtime.engines.onnxruntime.cuda import OPTIONS, PROVIDER, Onnx
 from parotid_seg.runtime.engines.onnxruntime.profile import WARM, NodeTime, Provider, Timing, count_nodes, time_nodes
 from parotid_seg.runtime.engines.openvino import OpenVinoBackend
 from parotid_seg.runtime.engines.padding import pad_to_bucket
-from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend, check_shapes, filled
 from parotid_seg.runtime.engines.tensorrt.execution_slot import ExecutionSlot
 from parotid_seg.runtime.engines.tensorrt.library import import_library
+from parotid_seg.runtime.engines.tensorrt.tensorrt_engine import TensorRtBackend, check_shapes, filled
 from parotid_seg.scan.chunks import Inputs
 
 MODULE = re.compile(r"((?:to_grid|unet|from_grid)(?:\.\w+)*)/\w")

@@ -10,7 +10,7 @@ from parotid_seg.errors import ScanError
 from parotid_seg.runtime.engines.base import Backend, Done, Output, Times
 from parotid_seg.runtime.pipeline.case_runner import run_case
 from parotid_seg.runtime.pipeline.discovery import Case
-from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.protocol.messages import WorkerConfig
 from parotid_seg.runtime.pipeline.sources import Scan
 from parotid_seg.runtime.segmentation.segment import asking

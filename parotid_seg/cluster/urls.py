@@ -15,8 +15,8 @@ from parotid_seg.errors import InputError, ScanError
 from parotid_seg.files import exists
 from parotid_seg.runtime.pipeline.discovery import find_scans, scans_in_files
 from parotid_seg.runtime.pipeline.sources import Scan, place_of
-from parotid_seg.scan.formats import unread_by_name
 from parotid_seg.scan.nifti import is_nifti
+from parotid_seg.scan.other_formats import unread_by_name
 from parotid_seg.scan.search import Skipped
 
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from parotid_seg.bench.options import BenchOptions
-from parotid_seg.commands.options import with_options
+from parotid_seg.bench.bench_options import BenchOptions
+from parotid_seg.commands.option_parameters import with_options
 from parotid_seg.commands.shared import Quiet, UsageError, Verbose, extra, one_line_errors
 from parotid_seg.commands.terminal import following
 
@@ -38,11 +38,11 @@ def bench(
     if out is None:
         raise UsageError("Missing option '--out'.")
     with one_line_errors(), extra("bench"), following(quiet) as line:
-        from parotid_seg.bench.bench import bench as run
         from parotid_seg.bench.inputs import scans_for
-        from parotid_seg.bench.report import report
+        from parotid_seg.bench.measure import bench as run
         from parotid_seg.bench.selection import select_engines
         from parotid_seg.bench.speed_chart import draw
+        from parotid_seg.bench.text_report import report
         from parotid_seg.export.build_engine import runnable
         from parotid_seg.files import make_folder, write_text
         from parotid_seg.models import DEFAULT_MODEL

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parotid_seg.commands.options import with_options
+from parotid_seg.commands.option_parameters import with_options
 from parotid_seg.commands.shared import Quiet, UsageError, Verbose, one_line_errors
 from parotid_seg.commands.terminal import following, outcome_text, print_commission
-from parotid_seg.commission.options import CommissionOptions
+from parotid_seg.commission.commission_options import CommissionOptions
 from parotid_seg.errors import MissingModelError
 from parotid_seg.files import exists
-from parotid_seg.runtime.engines.options import ModelOptions
-from parotid_seg.runtime.segmentation.options import SegmentationOptions
+from parotid_seg.runtime.engines.model_options import ModelOptions
+from parotid_seg.runtime.segmentation.segmentation_options import SegmentationOptions
 
 if TYPE_CHECKING:
     from parotid_seg.commands.terminal import Line
     from parotid_seg.commission.commissioning import Order, RunnableModel
     from parotid_seg.runtime.engines.base import Backend
-    from parotid_seg.runtime.pipeline.options import InferOptions
+    from parotid_seg.runtime.pipeline.infer_options import InferOptions
     from parotid_seg.runtime.pipeline.run import Outcome
 
 PACKAGED = "packaged"
@@ -86,7 +86,7 @@ def _order(
     from parotid_seg.commission.labelled import choose
     from parotid_seg.commission.limits import read_limits
     from parotid_seg.commission.record import read_commission
-    from parotid_seg.runtime.pipeline.options import InferOptions
+    from parotid_seg.runtime.pipeline.infer_options import InferOptions
 
     with_segmentation = InferOptions(**vars(segmentation))
     earlier = None

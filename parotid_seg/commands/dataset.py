@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parotid_seg.commands.options import with_options
+from parotid_seg.commands.option_parameters import with_options
 from parotid_seg.commands.shared import Quiet, Verbose, one_line_errors
 from parotid_seg.commands.terminal import following
-from parotid_seg.dataset.options import DataSetOptions
+from parotid_seg.dataset.dataset_options import DataSetOptions
 from parotid_seg.wording import counted
 
 if TYPE_CHECKING:

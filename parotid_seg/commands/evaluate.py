@@ -75,7 +75,7 @@ Outcome = tuple[Any, Iterator[Sequence[object]], Callable[..., None]]
 
 def _scored(predictions: Path, references: Path, dose: Path | None) -> Outcome:
     """Masks against references."""
-    from parotid_seg.runtime.evaluate import evaluate as run
+    from parotid_seg.runtime.evaluation import evaluate as run
     from parotid_seg.runtime.evaluation_record import record_of, rows_of
 
     result = run(predictions, references, dose=dose)
@@ -97,7 +97,7 @@ def _check_not_read(out: Path, places: list[Path], dose: Path | None) -> None:
         OptionError: if it is.
     """
     from parotid_seg.files import check_not_read, exists
-    from parotid_seg.runtime.evaluate import masks_in
+    from parotid_seg.runtime.evaluation import masks_in
     from parotid_seg.scan.search import search
 
     masks = [path for place in places for path in masks_in(place).values()]

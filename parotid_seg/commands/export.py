@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from parotid_seg.commands.options import with_options
+from parotid_seg.commands.option_parameters import with_options
 from parotid_seg.commands.shared import Quiet, Verbose, extra, one_line_errors
 from parotid_seg.commands.terminal import following
-from parotid_seg.export.options import ExportOptions
+from parotid_seg.export.export_options import ExportOptions
 
 
 @with_options
@@ -30,7 +30,7 @@ def export(
     pip install 'parotid-seg[export]'; to build engines also [tensorrt] or [rtx], for --triton also [triton].
     """
     with one_line_errors(), extra("export"), following(quiet) as line:
-        from parotid_seg.export.export import export as run
+        from parotid_seg.export.verified_export import export as run
         from parotid_seg.files import check_not_read
 
         check_not_read(out, [checkpoint])

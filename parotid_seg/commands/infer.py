@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from parotid_seg.cluster.options import ClusterOptions
-from parotid_seg.commands.options import with_options
+from parotid_seg.cluster.cluster_options import ClusterOptions
+from parotid_seg.commands.option_parameters import with_options
 from parotid_seg.commands.shared import Quiet, UsageError, Verbose, one_line_errors
 from parotid_seg.commands.terminal import following, outcome_text
-from parotid_seg.runtime.engines.options import ModelOptions
-from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.engines.model_options import ModelOptions
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 
 if TYPE_CHECKING:
     from parotid_seg.runtime.pipeline.run import Outcome
@@ -70,7 +70,7 @@ def infer(
                     progress=progress,
                 )
             else:
-                from parotid_seg.cluster.cluster import infer_on_cluster
+                from parotid_seg.cluster.ray_executor import infer_on_cluster
 
                 summary = infer_on_cluster(scans, out, model, on, options, say=line.say, progress=progress)
             url = url_of(out)

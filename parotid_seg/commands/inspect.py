@@ -29,8 +29,8 @@ def inspect(
     """Describe a model, an engine or a scan, and what 'parotid-seg infer' would do with it."""
     with one_line_errors():
         from parotid_seg.files import visible
-        from parotid_seg.runtime.inspect import contract_of
-        from parotid_seg.runtime.inspect import inspect as run
+        from parotid_seg.runtime.inspection import contract_of
+        from parotid_seg.runtime.inspection import inspect as run
 
         facts = run(file, model)
         if as_json:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from parotid_seg.commands.options import with_options
+from parotid_seg.commands.option_parameters import with_options
 from parotid_seg.commands.shared import Quiet, Verbose, extra, one_line_errors
 from parotid_seg.commands.terminal import print_error
-from parotid_seg.node.options import ListenOptions
-from parotid_seg.runtime.engines.options import ModelOptions
-from parotid_seg.runtime.segmentation.options import SegmentationOptions
+from parotid_seg.node.listen_options import ListenOptions
+from parotid_seg.runtime.engines.model_options import ModelOptions
+from parotid_seg.runtime.segmentation.segmentation_options import SegmentationOptions
 
 
 @with_options
@@ -28,8 +28,8 @@ def listen(
     """
     with one_line_errors("what was received is kept"), extra("node"):
         from parotid_seg.commands.model import load_model
-        from parotid_seg.node.listen import listen as run
         from parotid_seg.node.segmenting import segment_with, settings_of
+        from parotid_seg.node.server import listen as run
 
         def say(text: str) -> None:
             if not quiet:

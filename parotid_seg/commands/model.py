@@ -7,7 +7,7 @@ from collections.abc import Callable
 from parotid_seg.export.build_engine import Progress, runnable
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.load import load_backend, output_for
-from parotid_seg.runtime.engines.options import ModelOptions
+from parotid_seg.runtime.engines.model_options import ModelOptions
 
 
 def load_model(
@@ -34,7 +34,7 @@ def load_model(
             allow_unverified=options.allow_unverified,
             say=say,
         )
-    from parotid_seg.runtime.engines.triton import DEFAULT_MODEL_NAME, TritonBackend
+    from parotid_seg.runtime.engines.triton_client import DEFAULT_MODEL_NAME, TritonBackend
 
     name = DEFAULT_MODEL_NAME if options.triton_model is None else options.triton_model
     served = TritonBackend(options.triton, name, allow_unverified=options.allow_unverified)

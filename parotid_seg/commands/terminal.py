@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from parotid_seg.commission.record import CommissionRecord
     from parotid_seg.runtime.compare import ComparisonRecord
-    from parotid_seg.runtime.evaluate import Evaluation, Mean
+    from parotid_seg.runtime.evaluation import Evaluation, Mean
     from parotid_seg.runtime.pipeline.run import Outcome
 
 log = logging.getLogger(__name__)
@@ -250,7 +250,7 @@ def _console(wide: bool) -> Console:
 def _table_of_cases(result: Evaluation) -> Table:
     from rich.table import Table
 
-    from parotid_seg.runtime.evaluate import CASE_FIGURES
+    from parotid_seg.runtime.evaluation import CASE_FIGURES
 
     planned = f"{result.together} mean_error_gy" in result.means
     figures = [each for each in FIGURES if each not in CASE_FIGURES and (planned or not each.endswith("_gy"))]

@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from parotid_seg.commands.options import with_options
+from parotid_seg.commands.option_parameters import with_options
 from parotid_seg.commands.shared import Quiet, Verbose, extra, one_line_errors
 from parotid_seg.commands.terminal import following, print_error
-from parotid_seg.train.options import TrainOptions
+from parotid_seg.train.train_options import TrainOptions
 
 
 @with_options

@@ -35,11 +35,11 @@ from parotid_seg.models import example_folder
 from parotid_seg.records import write_record
 from parotid_seg.runtime.compare import comparison_of
 from parotid_seg.runtime.doses import Doses
-from parotid_seg.runtime.evaluate import Evaluation, score_pairs
+from parotid_seg.runtime.evaluation import Evaluation, score_pairs
 from parotid_seg.runtime.evaluation_record import record_of
 from parotid_seg.runtime.label_match import match_labels
 from parotid_seg.runtime.pipeline.executor import Executor
-from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.ownership import PAGE, RESULTS
 from parotid_seg.runtime.pipeline.run import Outcome, Say, infer_at
 from parotid_seg.runtime.report.results import CaseRecord, Results, read_results

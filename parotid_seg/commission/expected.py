@@ -9,7 +9,7 @@ from scipy import stats
 
 from parotid_seg.commission.record import ExpectedGland, ExpectedRecord
 from parotid_seg.records import finite_or_none
-from parotid_seg.runtime.evaluate import Evaluation
+from parotid_seg.runtime.evaluation import Evaluation
 from parotid_seg.runtime.report.results import CaseRecord
 
 FEWEST = 3

@@ -11,7 +11,7 @@ from typing import Any
 from parotid_seg.commission.record import LimitRecord
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.records import finite_or_none, read_toml
-from parotid_seg.runtime.evaluate import Evaluation, Mean
+from parotid_seg.runtime.evaluation import Evaluation, Mean
 from parotid_seg.scan.labels import from_the_right, plain_name
 
 TABLE = "limits"

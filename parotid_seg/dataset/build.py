@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parotid_seg.dataset.cases import ENDING, Making
+from parotid_seg.dataset.dataset_options import DEFAULTS, DataSetOptions
 from parotid_seg.dataset.find_scans import MODALITY, CandidateScan, Wanted, find_candidates
 from parotid_seg.dataset.left_out import NotUsed, write_left_out
-from parotid_seg.dataset.options import DEFAULTS, DataSetOptions
 from parotid_seg.dataset.private import LABELLED, UNLABELLED, DataSetCase, Private, opened, write_cases
 from parotid_seg.dataset.roi_names import RoiNames, read_names
 from parotid_seg.dataset.splits import (

@@ -17,7 +17,7 @@ from parotid_seg.dataset.find_scans import MODALITY, CandidateScan
 from parotid_seg.dataset.left_out import SERIES, STRUCTURES, NotUsed
 from parotid_seg.dataset.private import FOLDERS, LABELLED, UNLABELLED, DataSetCase, Private
 from parotid_seg.dataset.splits import TRAIN
-from parotid_seg.dicom.read.volume import read_series
+from parotid_seg.dicom.read.series_volume import read_series
 from parotid_seg.errors import OutputError, ScanError
 from parotid_seg.files import make_folder_in
 from parotid_seg.flags import Flag

@@ -86,7 +86,7 @@ def unusual_volumes(mask: Mask, labels: Sequence[str], scan: NiftiScan) -> tuple
 
 
 def canonical(mask: Mask, scan: NiftiScan) -> Mask:
-    """A mask of a series' slices in canonical order (D, H, W): the inverse of `dicom.read.volume.slices_of`."""
+    """A mask of a series' slices in canonical order (D, H, W): the inverse of `dicom.read.series_volume.slices_of`."""
     return np.ascontiguousarray(scan.volume.orientation.to_canonical(mask.T))
 
 

@@ -18,7 +18,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 from parotid_seg.contract import IGNORE
-from parotid_seg.dataset.options import LEFT, RIGHT
+from parotid_seg.dataset.dataset_options import LEFT, RIGHT
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.records import read_toml
 from parotid_seg.scan.labels import (

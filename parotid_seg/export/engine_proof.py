@@ -13,9 +13,9 @@ from parotid_seg.export.proof import summary_of, worst_of
 from parotid_seg.runtime.engines.base import ExecutionInfo, labels_of
 from parotid_seg.runtime.engines.engine_file import check_engine, read_sidecar
 from parotid_seg.runtime.engines.gpu import find_gpu
-from parotid_seg.runtime.engines.tensorrt.cuda import import_pycuda
-from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
+from parotid_seg.runtime.engines.tensorrt.cuda_context import import_pycuda
 from parotid_seg.runtime.engines.tensorrt.library import import_library, known_capabilities
+from parotid_seg.runtime.engines.tensorrt.tensorrt_engine import TensorRtBackend
 from parotid_seg.runtime.tolerance import GATES
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock, Thread
 
-from parotid_seg.node.options import ListenOptions, Say
+from parotid_seg.node.listen_options import ListenOptions, Say
 
 FIRST_PDU_S = 5.0
 """Seconds for a connection to send its association request."""

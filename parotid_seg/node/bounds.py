@@ -22,7 +22,7 @@ from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHa
 
 from parotid_seg.node import received_objects
 from parotid_seg.node.inbox import Inbox
-from parotid_seg.node.options import ListenOptions
+from parotid_seg.node.listen_options import ListenOptions
 from parotid_seg.node.received_objects import Refused, Spool
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from parotid_seg.node import received_objects
 from parotid_seg.node.admission import Admission, Notices
 from parotid_seg.node.bounds import CLOSING_S, LONGEST_PDU, Messages, Server, handler_of, hush
 from parotid_seg.node.inbox import Inbox
-from parotid_seg.node.options import ListenOptions, Say
+from parotid_seg.node.listen_options import ListenOptions, Say
 from parotid_seg.node.received_objects import Refused, Spool, identify
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from pynetdicom import Association
 from parotid_seg.errors import OutputError
 from parotid_seg.node.calling import RequestingAE
 from parotid_seg.node.ledger import DONE, REFUSED, SENT, Ledger, SeriesRecord
-from parotid_seg.node.options import Peer, Say
+from parotid_seg.node.listen_options import Peer, Say
 
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 300.0

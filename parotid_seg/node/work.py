@@ -26,7 +26,7 @@ from parotid_seg.node.ledger import (
     SeriesRecord,
     sync_folder,
 )
-from parotid_seg.node.options import ListenOptions, Say
+from parotid_seg.node.listen_options import ListenOptions, Say
 
 PARTIAL = ".partial-"
 """Prefix of an incomplete folder of results."""

@@ -16,7 +16,7 @@ from parotid_seg.errors import InputError
 from parotid_seg.metrics import bootstrap_mean
 from parotid_seg.records import Record, finite_or_none
 from parotid_seg.runtime.doses import Doses
-from parotid_seg.runtime.evaluate import (
+from parotid_seg.runtime.evaluation import (
     DOSE_FIGURES,
     LABEL_FIGURES,
     Evaluation,

@@ -12,7 +12,7 @@ import msgspec
 from parotid_seg.files import write_text
 from parotid_seg.metrics import LabelScores
 from parotid_seg.records import Record, convert, finite_or_none, record_text
-from parotid_seg.runtime.evaluate import Evaluation, Mean
+from parotid_seg.runtime.evaluation import Evaluation, Mean
 from parotid_seg.tables import write_csv
 
 SCHEMA_VERSION = 1

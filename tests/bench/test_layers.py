@@ -23,7 +23,7 @@ from parotid_seg.runtime.engines.onnxruntime.cuda import PROVIDER, OnnxRuntimeCu
 from parotid_seg.runtime.engines.onnxruntime.profile import NodeTime, Timing, count_nodes, time_nodes
 from parotid_seg.runtime.engines.openvino import OpenVinoBackend, computes_bf16
 from parotid_seg.runtime.engines.padding import pad_to_bucket
-from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
+from parotid_seg.runtime.engines.tensorrt.tensorrt_engine import TensorRtBackend
 from parotid_seg.runtime.engines.usual_chunk import usual_chunk
 from parotid_seg.scan.chunks import Inputs
 from tests.fakes import fake_cuda

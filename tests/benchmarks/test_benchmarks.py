@@ -202,7 +202,7 @@ def test_a_script_runs(script: str, files: dict[str, Any], tmp_path: Path) -> No
     words = [word.format(out=tmp_path, **files) for word in COMMANDS[script]]
     constants = dict(CONSTANTS.get(script, {}))
     if script == "export.py":
-        constants["parotid_seg.export.export.to_onnx"] = partial(read_translated, files["translated"])
+        constants["parotid_seg.export.verified_export.to_onnx"] = partial(read_translated, files["translated"])
     printed = run_script(script, *words, constants=constants)
     written = tmp_path / WRITES.get(script, "x.json")
     if "{out}" in " ".join(COMMANDS[script]):

@@ -7,9 +7,9 @@ from pathlib import Path
 import nibabel
 import pytest
 
-from parotid_seg.cluster.cluster import model_for_hosts
 from parotid_seg.cluster.driver_messages import RunRequest
 from parotid_seg.cluster.host import ActorConfig, Host, _Cases, load_on_host
+from parotid_seg.cluster.ray_executor import model_for_hosts
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError, OutputError
 from parotid_seg.files import hash_file
@@ -17,10 +17,10 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.engines.engine_file import read_sidecar
 from parotid_seg.runtime.engines.model_file import read_model
-from parotid_seg.runtime.engines.options import ModelOptions
+from parotid_seg.runtime.engines.model_options import ModelOptions
 from parotid_seg.runtime.pipeline.discovery import Case
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, OutputFailure, WorkerConfig
 from parotid_seg.version import VERSION
 from tests.fakes.sidecars import write_sidecar

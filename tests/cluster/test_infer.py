@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 from parotid_seg.cli import main
-from parotid_seg.cluster.cluster import NO_TELEMETRY, RayExecutor, model_for_hosts
-from parotid_seg.cluster.options import ClusterOptions
+from parotid_seg.cluster.cluster_options import ClusterOptions
+from parotid_seg.cluster.ray_executor import NO_TELEMETRY, RayExecutor, model_for_hosts
 from parotid_seg.errors import InputError, ModelError
-from parotid_seg.runtime.engines.options import ModelOptions
-from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.engines.model_options import ModelOptions
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.report.results import read_results
 from tests.command_line import Run
 from tests.runtime.pipeline.whole_runs.test_infer import one_line, rows

@@ -43,8 +43,8 @@ for command in {[[], *([name] for name in COMMANDS)]!r}:
 def test_the_inference_side_imports_no_training_package() -> None:
     found = modules_after(
         "import parotid_seg.runtime.pipeline.run, parotid_seg.runtime.engines.onnxruntime.cpu; "
-        "import parotid_seg.runtime.evaluate, "
-        "parotid_seg.runtime.inspect"
+        "import parotid_seg.runtime.evaluation, "
+        "parotid_seg.runtime.inspection"
     )
     assert "onnxruntime" in found
     assert not found & {"torch", "timm", "onnx", "matplotlib"}

@@ -17,7 +17,7 @@ from parotid_seg.commission.labelled import choose
 from parotid_seg.commission.limits import read_limits
 from parotid_seg.commission.record import CommissionRecord, read_commission
 from parotid_seg.contract import Contract
-from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.scan.chunks import CroppedScan
 from tests.runtime.report.drawn import AFFINE, LEFT, NOISE, RIGHT, Here, drawn_voxels

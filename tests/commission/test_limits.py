@@ -10,7 +10,7 @@ from parotid_seg.commission.record import LimitRecord
 from parotid_seg.commission.report_page import limit_in_words
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.metrics import NAN, CaseScores, LabelScores
-from parotid_seg.runtime.evaluate import Evaluation
+from parotid_seg.runtime.evaluation import Evaluation
 from parotid_seg.runtime.label_match import DEFAULT, LabelMatch, NamedLabels
 
 LABELS = LabelMatch(

@@ -20,7 +20,7 @@ from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.onnxruntime import cuda
 from parotid_seg.runtime.engines.onnxruntime.cuda import OnnxRuntimeCudaBackend
-from parotid_seg.runtime.engines.onnxruntime.engine import candidates
+from parotid_seg.runtime.engines.onnxruntime.onnxruntime_engine import candidates
 from parotid_seg.runtime.engines.registry import Request, ready
 from parotid_seg.runtime.engines.usual_chunk import usual_chunk
 from parotid_seg.scan.chunks import Inputs

@@ -12,7 +12,7 @@ import pycuda.driver as cuda
 
 from parotid_seg.contract import INPUT_SPECS
 from parotid_seg.runtime.engines.base import INPUTS
-from parotid_seg.runtime.engines.tensorrt.cuda import PrimaryContext, import_pycuda
+from parotid_seg.runtime.engines.tensorrt.cuda_context import PrimaryContext, import_pycuda
 from parotid_seg.runtime.engines.tensorrt.execution_slot import ExecutionSlot, LoadedEngine, device_errors
 from tests.cuda_stub.child import STUB, forked, outcome
 

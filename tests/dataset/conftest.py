@@ -8,7 +8,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from parotid_seg.dataset.build import build
-from parotid_seg.dataset.options import DataSetOptions
+from parotid_seg.dataset.dataset_options import DataSetOptions
 from parotid_seg.scan.nifti import read_mask
 from tests.dataset.studies import GLANDS, Made, Rois, rows, write_structures, write_study
 

@@ -12,7 +12,7 @@ import pydicom
 import pytest
 
 from parotid_seg.dataset.build import Built, build
-from parotid_seg.dataset.options import DataSetOptions
+from parotid_seg.dataset.dataset_options import DataSetOptions
 from parotid_seg.dicom.read.find import find_series
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.errors import InputError

@@ -7,7 +7,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from parotid_seg.dataset.build import build
-from parotid_seg.dataset.options import DataSetOptions
+from parotid_seg.dataset.dataset_options import DataSetOptions
 from tests.dataset.studies import (
     GLANDS,
     LEFT_BOX,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parotid_seg.dataset.options import LEFT, RIGHT
+from parotid_seg.dataset.dataset_options import LEFT, RIGHT
 from parotid_seg.dataset.roi_names import LABEL_OF, RoiNames, parotid_meaning, read_names
 from parotid_seg.errors import InputError
 from parotid_seg.scan.labels import PAROTID_GLAND, SIDES

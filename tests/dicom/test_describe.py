@@ -10,9 +10,9 @@ import pytest
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 
-from parotid_seg.dicom.read.volume import find_series, read_series
+from parotid_seg.dicom.read.series_volume import find_series, read_series
 from parotid_seg.errors import InputError, ScanError
-from parotid_seg.runtime.inspect import inspect
+from parotid_seg.runtime.inspection import inspect
 from parotid_seg.runtime.report.flag_text import sentences
 from tests.dicom_series import ct_voxels, lay, write_enhanced, write_series
 

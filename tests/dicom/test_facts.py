@@ -9,7 +9,7 @@ from pydicom.sequence import Sequence
 
 from parotid_seg.dicom.read.facts import WITHHELD, read_facts
 from parotid_seg.dicom.read.series import SeriesFacts
-from parotid_seg.dicom.read.volume import find_series
+from parotid_seg.dicom.read.series_volume import find_series
 from tests.dicom_series import ct_voxels, write_enhanced, write_series
 
 

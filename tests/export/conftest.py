@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from parotid_seg.contract import Contract
-from parotid_seg.export import export as module
+from parotid_seg.export import verified_export as module
 from parotid_seg.export.onnx_file import to_onnx
 from parotid_seg.export.parity import Parity
 from parotid_seg.runtime.engines.engine_file import BatchProfile

@@ -16,9 +16,9 @@ from parotid_seg.calibration import Calibration
 from parotid_seg.contract import Contract
 from parotid_seg.errors import OptionError, ParotidSegError, ScanError
 from parotid_seg.export import calibrate as module
-from parotid_seg.export import export as exporting
+from parotid_seg.export import verified_export as exporting
 from parotid_seg.export.calibrate import calibrated_on
-from parotid_seg.export.options import ExportOptions
+from parotid_seg.export.export_options import ExportOptions
 from parotid_seg.scan.seen import Seen, hash_of_scan
 from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.checkpoint import Checkpoint

@@ -11,7 +11,7 @@ from parotid_seg.export import build_engine as module
 from parotid_seg.export.build_engine import build_engine, engine_for
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, read_sidecar, sidecar_path
 from parotid_seg.runtime.engines.gpu import Gpu
-from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
+from parotid_seg.runtime.engines.tensorrt.tensorrt_engine import TensorRtBackend
 from tests.export.small_model import CONTRACT, write_small_model
 from tests.fakes import fake_cuda
 from tests.fakes.fake_gpu import FakeGpu

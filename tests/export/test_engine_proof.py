@@ -15,9 +15,9 @@ import torch
 
 from parotid_seg.errors import ModelError
 from parotid_seg.export import engine_proof as module
-from parotid_seg.export import export as export_module
+from parotid_seg.export import verified_export as export_module
 from parotid_seg.export.build_engine import build_engine
-from parotid_seg.export.options import ExportOptions
+from parotid_seg.export.export_options import ExportOptions
 from parotid_seg.export.parity import Parity
 from parotid_seg.records import write_record
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, read_sidecar, sidecar_path

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from parotid_seg.errors import OptionError
-from parotid_seg.export.export import export, serving_of
+from parotid_seg.export.export_options import ExportOptions
 from parotid_seg.export.ops_by_dtype import OpsByDtype
-from parotid_seg.export.options import ExportOptions
 from parotid_seg.export.parity import ScanParity
 from parotid_seg.export.proof import Proof
+from parotid_seg.export.verified_export import export, serving_of
 from parotid_seg.train.checkpoint import Checkpoint, build_network, save_checkpoint
 from parotid_seg.train.settings import load_config
 

@@ -16,14 +16,14 @@ from onnx import numpy_helper
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ModelError
-from parotid_seg.export import export as module
+from parotid_seg.export import verified_export as module
 from parotid_seg.export.candidates import ExportCandidate, fastest, make, run_of, scores_of
-from parotid_seg.export.export import export
+from parotid_seg.export.export_options import ExportOptions
 from parotid_seg.export.onnx_file import with_contract
 from parotid_seg.export.ops_by_dtype import work_of
-from parotid_seg.export.options import ExportOptions
 from parotid_seg.export.parity import Parity, ScanParity, contour_of
 from parotid_seg.export.proof import prove
+from parotid_seg.export.verified_export import export
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.onnxruntime.cpu import computed_in

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from parotid_seg.errors import InputError
-from parotid_seg.export import export as module
-from parotid_seg.runtime.inspect import inspect
+from parotid_seg.export import verified_export as module
+from parotid_seg.runtime.inspection import inspect
 from tests.command_line import Run
 from tests.train.conftest import CONTRAST, SMALL
 

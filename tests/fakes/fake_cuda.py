@@ -27,9 +27,9 @@ from parotid_seg.export import engine_proof as proof_module
 from parotid_seg.export.engine_shapes import input_shapes
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.runtime.engines.gpu import Gpu
-from parotid_seg.runtime.engines.tensorrt import cuda as cuda_module
-from parotid_seg.runtime.engines.tensorrt import engine as trt_module
+from parotid_seg.runtime.engines.tensorrt import cuda_context as cuda_module
 from parotid_seg.runtime.engines.tensorrt import library as trt_library
+from parotid_seg.runtime.engines.tensorrt import tensorrt_engine as trt_module
 from tests.fakes.fake_gpu import FakeGpu, fake_pycuda
 from tests.fakes.sidecars import write_sidecar
 
@@ -40,7 +40,7 @@ SCRATCH_OF_A_LOOK = 100_000
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
-    """Put the fakes where `runtime.engines.tensorrt.engine` imports the real ones from."""
+    """Put the fakes where `runtime.engines.tensorrt.tensorrt_engine` imports the real ones from."""
     gpu = FakeGpu()
     fakes = {described.module: fake_tensorrt(gpu, name) for name, described in trt_library.LIBRARIES.items()}
     package: Any = ModuleType("pycuda")

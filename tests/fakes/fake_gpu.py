@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from parotid_seg.runtime.engines.tensorrt import cuda as cuda_module
+from parotid_seg.runtime.engines.tensorrt import cuda_context as cuda_module
 
 if TYPE_CHECKING:
     from tests.fakes.fake_cuda import FakeExecutionContext, FakeRuntimeConfig

@@ -23,7 +23,7 @@ from tests.fakes.tensorrt_signatures import TABLE, described
 LIBRARIES = ("tensorrt", "tensorrt-rtx")
 PACKAGE = Path(parotid_seg.__file__).parent
 RECEIVERS = {
-    "runtime/engines/tensorrt/engine.py": {
+    "runtime/engines/tensorrt/tensorrt_engine.py": {
         "runtime": "Runtime",
         "loaded": "ICudaEngine",
         "_loaded": "ICudaEngine",

@@ -21,12 +21,12 @@ import atheris
 
 with atheris.instrument_imports(include=["parotid_seg"], enable_loader_override=False):
     from parotid_seg.dataset.structures import read_structures
-    from parotid_seg.dicom.read.volume import find_series
+    from parotid_seg.dicom.read.series_volume import find_series
     from parotid_seg.errors import ParotidSegError
     from parotid_seg.runtime.engines.model_file import read_model
     from parotid_seg.runtime.pipeline.journal import NAME, Journal
-    from parotid_seg.scan.formats import read_image
     from parotid_seg.scan.nifti import read_nifti
+    from parotid_seg.scan.other_formats import read_image
 
 from typing import Any
 

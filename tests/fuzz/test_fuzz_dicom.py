@@ -22,7 +22,7 @@ from pydicom.uid import (
 
 from parotid_seg.dicom.describe import describe_series
 from parotid_seg.dicom.read.planes import read_planes
-from parotid_seg.dicom.read.volume import find_series, read_series
+from parotid_seg.dicom.read.series_volume import find_series, read_series
 from parotid_seg.dicom.write.identity import read_source
 from parotid_seg.errors import ScanError
 from tests.dicom_series import ct_voxels, lay, write_enhanced, write_series

@@ -16,8 +16,8 @@ from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 
 from parotid_seg.errors import ScanError
-from parotid_seg.scan.formats import count_voxels_of, is_readable, read_image
 from parotid_seg.scan.nifti import check_same_voxels, count_voxels, describe, read_mask, read_nifti
+from parotid_seg.scan.other_formats import count_voxels_of, is_readable, read_image
 from tests.fuzz.memory import little_memory
 from tests.fuzz.mutate import feed
 

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from parotid_seg.errors import ScanError
-from parotid_seg.scan.formats import count_voxels_of, read_image
+from parotid_seg.scan.other_formats import count_voxels_of, read_image
 from tests.fuzz.memory import little_memory
 from tests.fuzz.mutate import feed
 

@@ -14,7 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from parotid_seg.dataset.structures import is_rtstruct, read_structures
 from parotid_seg.dicom.read.rt_read import read_rtstruct
-from parotid_seg.dicom.read.volume import find_series
+from parotid_seg.dicom.read.series_volume import find_series
 from parotid_seg.errors import ScanError
 from tests.dataset.studies import write_study
 from tests.fuzz.dicom_elements import changed, elements_of, encoded

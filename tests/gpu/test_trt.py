@@ -18,8 +18,8 @@ from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions
 from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
-from parotid_seg.runtime.engines.tensorrt.cuda import PrimaryContext
-from parotid_seg.runtime.engines.tensorrt.engine import SLOTS, TensorRtBackend
+from parotid_seg.runtime.engines.tensorrt.cuda_context import PrimaryContext
+from parotid_seg.runtime.engines.tensorrt.tensorrt_engine import SLOTS, TensorRtBackend
 from parotid_seg.scan.chunks import Inputs, chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
@@ -186,7 +186,7 @@ def test_the_host_programs_context_stays_current(engine: Path) -> None:
 
 def test_no_torch_is_loaded(engine: Path) -> None:
     code = (
-        "import pathlib, sys; from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend; "
+        "import pathlib, sys; from parotid_seg.runtime.engines.tensorrt.tensorrt_engine import TensorRtBackend; "
         f"TensorRtBackend(pathlib.Path({str(engine)!r})).close(); print({{'torch', 'onnx'}} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from parotid_seg.node import listen, reception
+from parotid_seg.node import reception, server
 from parotid_seg.node import send as sending
 from parotid_seg.node.work import Segmented
 from tests.node.peers import Archive, Node, Process, fake_segment
@@ -39,7 +39,7 @@ def archive() -> Iterator[Archive]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nodes in threads of this process wait shorter between two looks."""
     monkeypatch.setattr(sending, "FIRST_WAIT_S", 0.1)
-    for module in (listen, reception, sending):
+    for module in (server, reception, sending):
         monkeypatch.setattr(module, "POLL_S", 0.02)
 
 

@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 from parotid_seg.commands.terminal import print_error
-from parotid_seg.node.listen import listen
-from parotid_seg.node.options import ListenOptions, Peer
+from parotid_seg.node.listen_options import ListenOptions, Peer
+from parotid_seg.node.server import listen
 from parotid_seg.node.work import Segmented
 from tests.node.peers import fake_segment
 

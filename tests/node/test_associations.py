@@ -16,8 +16,8 @@ from parotid_seg import files
 from parotid_seg.errors import InputError, OutputError
 from parotid_seg.node import admission
 from parotid_seg.node.ledger import DONE
-from parotid_seg.node.listen import listen
-from parotid_seg.node.options import ListenOptions
+from parotid_seg.node.listen_options import ListenOptions
+from parotid_seg.node.server import listen
 from tests.node.peers import (
     NAME,
     Node,

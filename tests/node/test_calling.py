@@ -23,7 +23,7 @@ from parotid_seg.node import bounds
 from parotid_seg.node import send as sending
 from parotid_seg.node.calling import _Answers
 from parotid_seg.node.ledger import SENT
-from parotid_seg.node.options import Peer
+from parotid_seg.node.listen_options import Peer
 from parotid_seg.node.work import Segmented
 from tests.node.hostile_peers import data, pdu
 from tests.node.peers import Archive, Node, fake_segment, make_series, name_of, send

@@ -13,7 +13,7 @@ from parotid_seg.errors import InputError
 from parotid_seg.node import admission
 from parotid_seg.node.admission import MOST_OPENING, SPARE_ASSOCIATIONS, Notices
 from parotid_seg.node.ledger import DONE
-from parotid_seg.node.options import Caller
+from parotid_seg.node.listen_options import Caller
 from tests.node.hostile_peers import Flood, associate_request, connect, data, pdu, received
 from tests.node.peers import Node, associated, make_series, name_of, send
 

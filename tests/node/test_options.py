@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parotid_seg.errors import InputError
-from parotid_seg.node.options import ListenOptions, Peer
+from parotid_seg.node.listen_options import ListenOptions, Peer
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pydicom
 import pytest
 
 from parotid_seg.dicom.read.rt_read import read_rtstruct
-from parotid_seg.dicom.read.volume import find_series
+from parotid_seg.dicom.read.series_volume import find_series
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend
 from tests.dicom_example import few_slices, run, write_image

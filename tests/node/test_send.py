@@ -10,7 +10,7 @@ import pytest
 
 from parotid_seg.node import send as sending
 from parotid_seg.node.ledger import DONE, REFUSED, SENT
-from parotid_seg.node.options import Peer
+from parotid_seg.node.listen_options import Peer
 from tests.node.peers import DCMTK, NAME, Archive, Node, dcmtk, make_series, name_of, send, storescu
 from tests.processes.ports import free_port
 

@@ -15,7 +15,7 @@ import pytest
 from parotid_seg.errors import MachineError, OutputError, ScanError
 from parotid_seg.node.inbox import PATIENCE, Inbox
 from parotid_seg.node.ledger import DONE, FAILED, INCOMPLETE, SENT, STARTED, Ledger, ReceivedSlice, SeriesRecord
-from parotid_seg.node.options import ListenOptions, Peer
+from parotid_seg.node.listen_options import ListenOptions, Peer
 from parotid_seg.node.work import MOST_DEATHS, Segmented, Work
 
 pytestmark = pytest.mark.slow

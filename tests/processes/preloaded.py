@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 for name in (
     "contourpy", "matplotlib.backends.backend_agg", "matplotlib.pyplot", "onnx", "onnxruntime", "onnxscript",
     "rich.progress", "timm", "torch._dynamo", "torch.distributed.run", "torch.utils.serialization",
-    "parotid_seg.export.export", "parotid_seg.runtime.pipeline.run", "parotid_seg.train.exit_status",
+    "parotid_seg.export.verified_export", "parotid_seg.runtime.pipeline.run", "parotid_seg.train.exit_status",
     "parotid_seg.train.stages",
 ):  # fmt: skip
     import_module(name)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.records import record_text, schema_text
-from parotid_seg.runtime.evaluate import Evaluation, evaluate
+from parotid_seg.runtime.evaluation import Evaluation, evaluate
 from parotid_seg.runtime.evaluation_record import EvaluationRecord, record_of
 from tests.command_line import Run
 from tests.dicom.read.dose_files import write_rtdose

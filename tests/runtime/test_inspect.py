@@ -13,7 +13,7 @@ from parotid_seg.errors import InputError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions
 from parotid_seg.runtime.engines.model_file import read_model
-from parotid_seg.runtime.inspect import inspect
+from parotid_seg.runtime.inspection import inspect
 from tests.command_line import Run
 from tests.dicom_series import ct_voxels, write_series
 from tests.fakes.sidecars import write_sidecar

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import nrrd  # noqa: F401 (imported before memory is limited)
 
-from parotid_seg.dicom.read.volume import find_series, read_series
+from parotid_seg.dicom.read.series_volume import find_series, read_series
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.pipeline.sources import read_scan, voxels_of
 

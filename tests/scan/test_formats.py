@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.pipeline.sources import hash_source, read_scan, voxels_of
-from parotid_seg.scan.formats import files_of_image, image_name, is_readable, is_segmentation, read_image, unread
 from parotid_seg.scan.nifti import NiftiScan, read_nifti, write_mask
+from parotid_seg.scan.other_formats import files_of_image, image_name, is_readable, is_segmentation, read_image, unread
 
 OBLIQUE = np.array([[0.0, -2.0, 0.6, 40], [1.5, 0.0, 0.0, -30], [0.0, 0.5, 2.9, -60], [0, 0, 0, 1]])
 SHAPE = (12, 10, 11)

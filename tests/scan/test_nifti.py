@@ -15,9 +15,9 @@ from parotid_seg.errors import OutputError, ScanError
 from parotid_seg.files import atomic_write
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan import intensity
-from parotid_seg.scan.formats import read_image
 from parotid_seg.scan.geometry import TRANSFORMS
 from parotid_seg.scan.nifti import case_name, read_mask, read_nifti, write_mask
+from parotid_seg.scan.other_formats import read_image
 
 SHAPE = (20, 22, 24)
 

@@ -16,7 +16,7 @@ from scipy.ndimage import map_coordinates
 
 from parotid_seg.dicom.read.pixels import read_voxels
 from parotid_seg.dicom.read.series import Series
-from parotid_seg.dicom.read.volume import read_series
+from parotid_seg.dicom.read.series_volume import read_series
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.nifti import NiftiScan, joined_channels

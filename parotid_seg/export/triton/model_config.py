@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from parotid_seg.contract import FREE, INPUT_SPECS, METADATA_KEY, Contract, model_sizes
 from parotid_seg.errors import InputError, ParotidSegError
-from parotid_seg.export.options import DEVICES
+from parotid_seg.export.export_options import DEVICES
 
 if TYPE_CHECKING:
     from types import ModuleType

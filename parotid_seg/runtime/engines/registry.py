@@ -93,10 +93,12 @@ class Implementation(Protocol):
 ENGINES = {
     engine.name: engine
     for engine in (
-        Engine("onnxruntime", "onnxruntime.engine", ONNX_FILE, (CPU, CUDA), ("onnxruntime", "onnxruntime-gpu")),
+        Engine(
+            "onnxruntime", "onnxruntime.onnxruntime_engine", ONNX_FILE, (CPU, CUDA), ("onnxruntime", "onnxruntime-gpu")
+        ),
         Engine("openvino", "openvino", ONNX_FILE, (CPU,), ("openvino",)),
-        Engine("tensorrt", "tensorrt.engine", ENGINE_FILE, (CUDA,), ("tensorrt",)),
-        Engine("tensorrt-rtx", "tensorrt.engine", ENGINE_FILE, (CUDA,), ("tensorrt-rtx",)),
+        Engine("tensorrt", "tensorrt.tensorrt_engine", ENGINE_FILE, (CUDA,), ("tensorrt",)),
+        Engine("tensorrt-rtx", "tensorrt.tensorrt_engine", ENGINE_FILE, (CUDA,), ("tensorrt-rtx",)),
         Engine("onnxruntime-rtx", "onnxruntime.rtx", ONNX_FILE, (CUDA,), ("onnxruntime-ep-nv-tensorrt-rtx-cu13",)),
     )
 }

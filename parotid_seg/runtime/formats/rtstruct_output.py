@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from parotid_seg.dicom.read.series import Series
-from parotid_seg.dicom.read.volume import slices_of
+from parotid_seg.dicom.read.series_volume import slices_of
 from parotid_seg.dicom.write.objects import is_own_object as is_ours
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.flags import Flag

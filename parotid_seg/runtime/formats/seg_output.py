@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from parotid_seg.dicom.read.series import Series
-from parotid_seg.dicom.read.volume import slices_of
+from parotid_seg.dicom.read.series_volume import slices_of
 from parotid_seg.dicom.write.objects import is_own_object as is_ours
 from parotid_seg.dicom.write.seg import write_seg
 from parotid_seg.flags import Flag

@@ -22,9 +22,9 @@ from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.files import exists
 from parotid_seg.models import example_folder
 from parotid_seg.runtime.pipeline.sources import Scan, place_of
-from parotid_seg.scan.formats import image_name, is_readable, is_segmentation, unread
 from parotid_seg.scan.intensity import is_ct
 from parotid_seg.scan.nifti import ENDINGS
+from parotid_seg.scan.other_formats import image_name, is_readable, is_segmentation, unread
 from parotid_seg.scan.search import STRAY, Searched, Skipped, search
 
 log = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ def _in_dicom(files: Sequence[Path], channels: Sequence[str]) -> tuple[list[Seri
     if not files:
         return [], [], []
     from parotid_seg.dicom.mr.studies import kinds_taken
-    from parotid_seg.dicom.read.volume import find_series
+    from parotid_seg.dicom.read.series_volume import find_series
 
     found = find_series(files, kinds_taken(channels))
     refused = [each for each in found.left_out if each.refused]

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from parotid_seg.contract import Contract
 from parotid_seg.runtime.engines.base import Backend, ExecutionInfo
-from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, WorkerConfig
 from parotid_seg.runtime.pipeline.scheduler import Limits, Pipeline
 from parotid_seg.runtime.pipeline.worker_pool import Worker, WorkerPool

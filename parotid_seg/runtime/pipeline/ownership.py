@@ -20,7 +20,7 @@ from parotid_seg.runtime.formats.mask_formats import NIFTI
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, WorkerConfig, views_of
-from parotid_seg.scan.formats import files_of_image
+from parotid_seg.scan.other_formats import files_of_image
 
 NAME = ".written.json"
 SUMMARY, RUN, RESULTS, PAGE, LABELS = "summary.csv", "run.json", "results.json", "report.html", "itk-snap-labels.txt"

@@ -1,6 +1,6 @@
 """What determines a mask besides the scan: model, precision and options, and the version of the rules."""
 
-from parotid_seg.runtime.segmentation.options import SegmentationOptions
+from parotid_seg.runtime.segmentation.segmentation_options import SegmentationOptions
 
 RULES_VERSION = 6
 """Version of reading, locating, resampling and clean-up. It is part of the journal's key, so that cases are run again

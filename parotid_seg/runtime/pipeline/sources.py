@@ -7,8 +7,8 @@ from pathlib import Path
 
 from parotid_seg.dicom.read.series import Series, SeriesFacts
 from parotid_seg.files import hash_file
-from parotid_seg.scan.formats import count_voxels_of, files_of_image, read_image
 from parotid_seg.scan.nifti import NiftiScan, count_voxels, is_nifti, read_nifti
+from parotid_seg.scan.other_formats import count_voxels_of, files_of_image, read_image
 
 Source = Path | Series
 """An image file (absolute path, which may not exist), or a DICOM series."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from parotid_seg.contract import Contract
 from parotid_seg.flags import Flag
 from parotid_seg.runtime.segmentation.batching import Prediction
-from parotid_seg.runtime.segmentation.options import DEFAULTS, SegmentationOptions
+from parotid_seg.runtime.segmentation.segmentation_options import DEFAULTS, SegmentationOptions
 from parotid_seg.scan.chunks import CroppedScan, crop_to_grid, sample_step
 from parotid_seg.scan.components import Box, clean_labels, label_boxes
 from parotid_seg.scan.grid import body_centre, tissue_centre, used

@@ -15,8 +15,8 @@ from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.report.flag_text import sentences
 from parotid_seg.runtime.segmentation.batching import Batcher, Prediction
 from parotid_seg.runtime.segmentation.locate import Ask, Prepared, is_cut_in_plane, labels_of_scan
-from parotid_seg.runtime.segmentation.options import DEFAULTS, SegmentationOptions
 from parotid_seg.runtime.segmentation.quality import judged
+from parotid_seg.runtime.segmentation.segmentation_options import DEFAULTS, SegmentationOptions
 from parotid_seg.scan.chunks import MOST_SLICES, CroppedScan
 from parotid_seg.scan.components import Box, clean_labels, label_boxes
 from parotid_seg.scan.ct.slice_order import misfits

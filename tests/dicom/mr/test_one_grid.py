@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from parotid_seg.dicom.mr import resample as one_grid
 from parotid_seg.dicom.mr.resample import read_on_one_grid, resampled
 from parotid_seg.dicom.read.series import Series
-from parotid_seg.dicom.read.volume import find_series, read_series, slices_of
+from parotid_seg.dicom.read.series_volume import find_series, read_series, slices_of
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_series import TILTED, lay

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from parotid_seg.dicom.mr.acquisition import Acquisition
 from parotid_seg.dicom.mr.sequences import name_of, sequence_named, sequence_of
 from parotid_seg.dicom.read.series import Series
-from parotid_seg.dicom.read.volume import find_series
+from parotid_seg.dicom.read.series_volume import find_series
 from parotid_seg.errors import ScanError
 from tests.dicom_series import ct_voxels, lay, save, uid, write_enhanced, write_series
 from tests.mr_studies import DIFFUSION, FLAIR, PD, STIR, T1, T2, gradient_echo, inverted, spin_echo, write_mr

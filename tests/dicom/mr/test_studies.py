@@ -8,7 +8,7 @@ import pytest
 from parotid_seg.dicom.mr.studies import kinds_taken, scans_of
 from parotid_seg.dicom.read.find import Found
 from parotid_seg.dicom.read.series import Series, series_key
-from parotid_seg.dicom.read.volume import find_series
+from parotid_seg.dicom.read.series_volume import find_series
 from tests.dicom_series import ct_voxels, lay, uid, write_series
 from tests.mr_studies import DIFFUSION, FLAIR, SHAPE, STIR, T1, T2, write_mr, write_study
 

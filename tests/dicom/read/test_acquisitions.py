@@ -14,7 +14,7 @@ from pydicom.uid import ImplicitVRLittleEndian
 from parotid_seg.dicom.mr.sequences import sequence_of
 from parotid_seg.dicom.mr.studies import kinds_taken
 from parotid_seg.dicom.read.find import Found
-from parotid_seg.dicom.read.volume import find_series, read_series
+from parotid_seg.dicom.read.series_volume import find_series, read_series
 from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_series import ct_voxels, lay, save, uid, write_enhanced, write_series
 from tests.mr_studies import DIFFUSION, T1, write_mr

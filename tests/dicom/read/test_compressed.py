@@ -32,7 +32,7 @@ from pydicom.uid import (
 )
 
 from parotid_seg.dicom.read import decoders
-from parotid_seg.dicom.read.volume import find_series, read_series
+from parotid_seg.dicom.read.series_volume import find_series, read_series
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import FlagCode
 from parotid_seg.scan.volume import Volume

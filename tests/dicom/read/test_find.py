@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from parotid_seg.dicom.read.volume import Found, Skipped, find_series, read_series
+from parotid_seg.dicom.read.series_volume import Found, Skipped, find_series, read_series
 from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_series import ct_voxels, lay, save, uid, write_enhanced, write_series
 

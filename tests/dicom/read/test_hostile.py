@@ -18,9 +18,9 @@ from pydicom.uid import (
 )
 
 from parotid_seg.dicom.read import file as dicom_file
-from parotid_seg.dicom.read.volume import find_series, read_series
+from parotid_seg.dicom.read.series_volume import find_series, read_series
 from parotid_seg.errors import ScanError
-from parotid_seg.runtime.inspect import inspect
+from parotid_seg.runtime.inspection import inspect
 from tests.dicom_series import ct_voxels, write_enhanced, write_series
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The value length", "ignore:Invalid value for VR")]

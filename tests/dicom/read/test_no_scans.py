@@ -8,7 +8,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import RTStructureSetStorage, SecondaryCaptureImageStorage
 
-from parotid_seg.dicom.read.volume import Skipped
+from parotid_seg.dicom.read.series_volume import Skipped
 from tests.dicom.read.test_find import SHAPE, all_in, turned
 from tests.dicom_series import ct_voxels, lay, save, uid, write_series
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from parotid_seg.dicom.read.volume import find_series, read_series
+from parotid_seg.dicom.read.series_volume import find_series, read_series
 from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_series import ct_voxels, write_series
 

@@ -17,7 +17,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from parotid_seg.dicom.read.volume import find_series, read_series
+from parotid_seg.dicom.read.series_volume import find_series, read_series
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from tests.dicom_series import ct_voxels, write_enhanced, write_series

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parotid_seg.dicom.read.series import Series
-from parotid_seg.dicom.read.volume import find_series, read_series, slices_of
+from parotid_seg.dicom.read.series_volume import find_series, read_series, slices_of
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import FlagCode
 from parotid_seg.scan.nifti import read_mask, read_nifti, write_mask

@@ -13,7 +13,7 @@ from parotid_seg.files import hash_file
 from parotid_seg.runtime.engines import openvino
 from parotid_seg.runtime.engines.autotune import Candidate
 from parotid_seg.runtime.engines.load import facts_of
-from parotid_seg.runtime.engines.onnxruntime.engine import variant
+from parotid_seg.runtime.engines.onnxruntime.onnxruntime_engine import variant
 from parotid_seg.runtime.engines.registry import Request, candidates
 from parotid_seg.runtime.engines.rewriting.gpu_graph import GpuGraph
 from tests.runtime.engines.stand_ins import CONTRACT, write_model

@@ -16,7 +16,7 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.autotune import cache_folder
 from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
 from parotid_seg.runtime.engines.model_file import read_model
-from parotid_seg.runtime.engines.onnxruntime.engine import DIFFERENT
+from parotid_seg.runtime.engines.onnxruntime.onnxruntime_engine import DIFFERENT
 from parotid_seg.runtime.engines.rewriting import gpu_graph, precision
 from parotid_seg.runtime.engines.rewriting.gpu_graph import GpuGraph
 from parotid_seg.runtime.tolerance import MaskDifference

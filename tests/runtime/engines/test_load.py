@@ -68,9 +68,9 @@ def engine(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
-    module: Any = ModuleType("parotid_seg.runtime.engines.tensorrt.engine")
+    module: Any = ModuleType("parotid_seg.runtime.engines.tensorrt.tensorrt_engine")
     module.load = lambda asked: Loaded("tensorrt", asked.model, device=asked.gpu, output=asked.output)
-    monkeypatch.setitem(sys.modules, "parotid_seg.runtime.engines.tensorrt.engine", module)
+    monkeypatch.setitem(sys.modules, "parotid_seg.runtime.engines.tensorrt.tensorrt_engine", module)
     monkeypatch.setattr(load, "choose", first_of)
 
 

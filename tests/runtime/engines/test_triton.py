@@ -25,8 +25,8 @@ from parotid_seg.export.triton.repository import write_repository
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
-from parotid_seg.runtime.engines.triton import CONTRACT_HASH_KEY, MODEL_HASH_KEY, TritonBackend
-from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.engines.triton_client import CONTRACT_HASH_KEY, MODEL_HASH_KEY, TritonBackend
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.run import Summary, infer
 from parotid_seg.runtime.segmentation.segment import prepare, segment_volume
 from parotid_seg.scan.chunks import Inputs, SliceChunker, chunks
@@ -268,7 +268,7 @@ def test_a_server_that_is_not_there() -> None:
 
 
 def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("parotid_seg.runtime.engines.triton.ASKED_S", 0.3)
+    monkeypatch.setattr("parotid_seg.runtime.engines.triton_client.ASKED_S", 0.3)
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()

@@ -8,7 +8,7 @@ import pytest
 from parotid_seg.cli import main
 from parotid_seg.errors import InputError
 from parotid_seg.models import DEFAULT_MODEL, example_folder
-from parotid_seg.runtime.engines.triton import TritonBackend, check_address
+from parotid_seg.runtime.engines.triton_client import TritonBackend, check_address
 from tests.runtime.engines.test_triton import one_line
 
 

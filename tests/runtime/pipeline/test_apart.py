@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from parotid_seg.dicom.read.decoders import Decoder
-from parotid_seg.dicom.read.volume import find_series
+from parotid_seg.dicom.read.series_volume import find_series
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.pipeline import apart as module
 from parotid_seg.runtime.pipeline.apart import apart, with_care

@@ -15,9 +15,9 @@ from pydicom.uid import RTStructureSetStorage
 
 from parotid_seg.errors import InputError
 from parotid_seg.runtime.engines.base import Backend
-from parotid_seg.runtime.inspect import inspect
+from parotid_seg.runtime.inspection import inspect
 from parotid_seg.runtime.pipeline.discovery import find_scans, name_cases
-from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.run import Summary, infer
 from tests.dicom_example import few_slices, run, write_image
 from tests.dicom_series import ct_voxels, lay, save, uid, write_series

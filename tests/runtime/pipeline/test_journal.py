@@ -16,8 +16,8 @@ from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.records import is_plain_name
 from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.journal import NAME, Entry, Journal, is_whole
-from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer
 
 pytestmark = pytest.mark.slow

@@ -15,8 +15,8 @@ import pytest
 from parotid_seg.errors import OutputError
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.pipeline.discovery import Case
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, WorkerConfig
 from parotid_seg.runtime.pipeline.scheduler import Limits, Pipeline
 from parotid_seg.runtime.pipeline.worker_pool import WorkerPool

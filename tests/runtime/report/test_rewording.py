@@ -12,7 +12,7 @@ import pytest
 
 from parotid_seg.commands.terminal import outcome_text
 from parotid_seg.flags import FlagCode
-from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer_at
 from parotid_seg.runtime.report import flag_text
 from parotid_seg.runtime.report.flag_text import TEXTS, FlagText

@@ -13,7 +13,7 @@ import pytest
 
 from parotid_seg.commands.terminal import outcome_text
 from parotid_seg.models import example_folder
-from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.run import Outcome, infer_at
 from parotid_seg.runtime.report.results import read_results
 from parotid_seg.runtime.segmentation.batching import Prediction

@@ -11,8 +11,8 @@ from parotid_seg.errors import InputError
 from parotid_seg.runtime.engines.base import Backend, Done
 from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.runtime.segmentation.locate import Prepared, labels_of_scan
-from parotid_seg.runtime.segmentation.options import SegmentationOptions
 from parotid_seg.runtime.segmentation.segment import asking
+from parotid_seg.runtime.segmentation.segmentation_options import SegmentationOptions
 from parotid_seg.scan.chunks import CroppedScan, Inputs
 from parotid_seg.scan.components import keep_largest_components
 from parotid_seg.scan.labels import side_of

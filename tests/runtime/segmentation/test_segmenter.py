@@ -10,8 +10,8 @@ from parotid_seg.contract import Contract, Grid
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.engines.base import Backend, Done
-from parotid_seg.runtime.segmentation.options import SegmentationOptions
 from parotid_seg.runtime.segmentation.segment import Segmentation, postprocess, prepare, segment_volume
+from parotid_seg.runtime.segmentation.segmentation_options import SegmentationOptions
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Orientation, Volume
 from tests.dicom_series import ct_voxels

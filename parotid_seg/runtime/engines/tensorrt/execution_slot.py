@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from parotid_seg.errors import DeviceError, DeviceMemoryError, ModelError, ParotidSegError
 from parotid_seg.runtime.engines.base import Output, PendingChunk, Times
 from parotid_seg.runtime.engines.engine_file import Shape
-from parotid_seg.runtime.engines.tensorrt.cuda import NON_BLOCKING, CudaError, CudaGraph
+from parotid_seg.runtime.engines.tensorrt.cuda_context import NON_BLOCKING, CudaError, CudaGraph
 from parotid_seg.scan.chunks import Inputs
 
 SHAPES = 4

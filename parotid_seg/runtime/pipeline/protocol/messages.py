@@ -14,8 +14,8 @@ from pathlib import Path
 from parotid_seg.contract import Contract
 from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.pipeline.discovery import Case
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.sources import facts_of, place_of, series_of
 
 PICTURES = "pictures"

@@ -12,7 +12,7 @@ from parotid_seg.contract import Contract
 from parotid_seg.runtime.engines.base import Pending, labels_of
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
-from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
+from parotid_seg.runtime.engines.tensorrt.tensorrt_engine import TensorRtBackend
 from parotid_seg.scan.chunks import Inputs, chunks
 from parotid_seg.scan.volume import Orientation, Volume
 from tests.export.small_model import CONTRACT

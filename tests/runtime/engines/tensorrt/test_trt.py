@@ -15,9 +15,9 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import ExecutionInfo, labels_of
 from parotid_seg.runtime.engines.engine_file import BatchProfile, read_sidecar
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
-from parotid_seg.runtime.engines.tensorrt import engine as module
-from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
+from parotid_seg.runtime.engines.tensorrt import tensorrt_engine as module
 from parotid_seg.runtime.engines.tensorrt.execution_slot import SHAPES
+from parotid_seg.runtime.engines.tensorrt.tensorrt_engine import TensorRtBackend
 from tests.export.small_model import CONTRACT
 from tests.fakes import fake_cuda
 from tests.fakes.fake_cuda import ADA, SCRATCH_OF_A_LOOK, write_engine

@@ -17,7 +17,7 @@ from onnx import helper
 from parotid_seg.errors import DeviceError, DeviceMemoryError, InputError, ModelError
 from parotid_seg.runtime.engines.engine_file import read_sidecar, sidecar_path
 from parotid_seg.runtime.engines.gpu import Gpu
-from parotid_seg.runtime.engines.tensorrt.engine import TensorRtBackend
+from parotid_seg.runtime.engines.tensorrt.tensorrt_engine import TensorRtBackend
 from tests.export.small_model import write_small_model
 from tests.fakes.fake_gpu import CudaError, CudaMemoryError, FakeGpu
 from tests.runtime.engines.tensorrt.on_fake_gpu import engine_of, inputs_of, run, scan
@@ -117,7 +117,7 @@ def test_an_engine_that_the_library_says_is_invalid(gpu: FakeGpu, small: Path) -
 
 def test_a_gpu_that_the_library_has_no_code_for(gpu: FakeGpu, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hopper = Gpu("NVIDIA H100", (9, 0), "13.0")
-    monkeypatch.setattr("parotid_seg.runtime.engines.tensorrt.engine.find_gpu", lambda index=0: hopper)
+    monkeypatch.setattr("parotid_seg.runtime.engines.tensorrt.tensorrt_engine.find_gpu", lambda index=0: hopper)
     with pytest.raises(
         ModelError, match=r"cannot be used here: found NVIDIA H100 \(compute capability 9\.0\), expected "
     ):
@@ -162,7 +162,7 @@ def test_without_pycuda(gpu: FakeGpu, small: Path, monkeypatch: pytest.MonkeyPat
 
 def test_it_loads_neither_torch_nor_onnx_nor_pycuda_until_it_is_used() -> None:
     code = (
-        "import sys, parotid_seg.runtime.engines.tensorrt.engine; "
+        "import sys, parotid_seg.runtime.engines.tensorrt.tensorrt_engine; "
         "print({'torch', 'onnx', 'pycuda', 'tensorrt', 'tensorrt_rtx'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from parotid_seg.dicom.read.rt_read import read_rtstruct
 from parotid_seg.dicom.read.series import Series
-from parotid_seg.dicom.read.volume import find_series
+from parotid_seg.dicom.read.series_volume import find_series
 from parotid_seg.errors import InputError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.formats.mask_formats import FORMATS
-from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer
 from tests.command_line import Run
 from tests.dicom_example import Ran, few_slices, resampled, run, slices_of_image, write_image

@@ -14,8 +14,8 @@ import pytest
 from parotid_seg.commands.terminal import outcome_text
 from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.flags import FlagCode
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.run import Outcome, Summary, infer_at
 from parotid_seg.runtime.report.results import read_results
 from tests.command_line import Run

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from parotid_seg.runtime.engines.base import Backend
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.journal import Journal
-from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.run import Outcome
 from parotid_seg.runtime.pipeline.run import infer as infer_here
 from tests.command_line import Run

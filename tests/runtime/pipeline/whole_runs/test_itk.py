@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from parotid_seg.dicom.read.planes import plane_of_frame, read_planes
 from parotid_seg.dicom.read.series import Series
-from parotid_seg.dicom.read.volume import find_series, read_series
+from parotid_seg.dicom.read.series_volume import find_series, read_series
 from parotid_seg.flags import FlagCode
 from parotid_seg.runtime.formats.mask_formats import FORMATS, NIFTI, RTSTRUCT
 from parotid_seg.runtime.pipeline.writers import Outputs

@@ -10,7 +10,7 @@ import pytest
 
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend
-from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("started_workers")]

@@ -10,7 +10,7 @@ import pydicom
 import pytest
 
 from parotid_seg.errors import OptionError
-from parotid_seg.runtime.pipeline.options import InferOptions
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.ownership import LABELS
 from parotid_seg.runtime.pipeline.run import Outcome, infer_at
 from parotid_seg.runtime.report.results import read_results

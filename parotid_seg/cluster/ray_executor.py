@@ -18,18 +18,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from parotid_seg.cluster.cluster_options import ClusterOptions
 from parotid_seg.cluster.driver_messages import Ended, ModelForHosts, Notice, Plan, Ready, RunRequest
 from parotid_seg.cluster.mirror import mirrored
-from parotid_seg.cluster.options import ClusterOptions
 from parotid_seg.cluster.urls import find_anywhere, url_of
 from parotid_seg.errors import InputError, OptionError, OutputError, ParotidSegError
 from parotid_seg.runtime.engines.engine_file import read_engine, read_sidecar, sidecar_path
 from parotid_seg.runtime.engines.load import output_for
 from parotid_seg.runtime.engines.model_file import read_model
-from parotid_seg.runtime.engines.options import ModelOptions
+from parotid_seg.runtime.engines.model_options import ModelOptions
 from parotid_seg.runtime.engines.registry import AUTO, ENGINE_FILE, engine_named
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.journal import RESUMES
-from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, OutputFailure, WorkerConfig
 from parotid_seg.runtime.pipeline.protocol.worker_stdio import cause, command_of, send
 from parotid_seg.runtime.pipeline.run import Outcome, Summary, infer_at

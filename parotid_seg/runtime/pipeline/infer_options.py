@@ -13,7 +13,7 @@ from parotid_seg.errors import OptionError
 from parotid_seg.files import exists
 from parotid_seg.options import Option
 from parotid_seg.runtime.formats.mask_formats import NIFTI, formats_help
-from parotid_seg.runtime.segmentation.options import SegmentationOptions
+from parotid_seg.runtime.segmentation.segmentation_options import SegmentationOptions
 
 if TYPE_CHECKING:
     from parotid_seg.runtime.pipeline.writers import Outputs

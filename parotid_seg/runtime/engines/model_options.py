@@ -53,7 +53,7 @@ class ModelOptions(OptionGroup, panel="Model and engine"):
             if self.triton_model is not None:
                 raise OptionError("--triton-model: names a model on a server, expected --triton HOST:PORT as well")
             return
-        from parotid_seg.runtime.engines.triton import check_address
+        from parotid_seg.runtime.engines.triton_client import check_address
 
         check_address(self.triton)
         used = {
@@ -74,6 +74,6 @@ class ModelOptions(OptionGroup, panel="Model and engine"):
         """The model's name for readers: of its file, or on the server."""
         if self.triton is None:
             return self.file.name
-        from parotid_seg.runtime.engines.triton import DEFAULT_MODEL_NAME
+        from parotid_seg.runtime.engines.triton_client import DEFAULT_MODEL_NAME
 
         return f"{DEFAULT_MODEL_NAME if self.triton_model is None else self.triton_model} on {self.triton}"

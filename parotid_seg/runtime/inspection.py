@@ -22,9 +22,9 @@ from parotid_seg.runtime.pipeline.discovery import find_scans
 from parotid_seg.runtime.pipeline.preflight import SEGMENTED, decision_on
 from parotid_seg.runtime.pipeline.sources import Scan, Source, place_of, read_scan
 from parotid_seg.runtime.report.flag_text import sentences
-from parotid_seg.scan.formats import is_readable, unread
 from parotid_seg.scan.intensity import Window
 from parotid_seg.scan.nifti import describe
+from parotid_seg.scan.other_formats import is_readable, unread
 from parotid_seg.scan.search import Skipped, search
 
 Facts = dict[str, str]

@@ -18,7 +18,7 @@ from parotid_seg.runtime.engines.base import INPUTS, OUTPUTS, Backend, Execution
 from parotid_seg.runtime.engines.engine_file import Shape, Sidecar, check_engine, read_engine, read_sidecar
 from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.registry import Request
-from parotid_seg.runtime.engines.tensorrt.cuda import PrimaryContext, import_pycuda
+from parotid_seg.runtime.engines.tensorrt.cuda_context import PrimaryContext, import_pycuda
 from parotid_seg.runtime.engines.tensorrt.execution_slot import (
     ExecutionSlot,
     LoadedEngine,

@@ -14,7 +14,7 @@ from types import FrameType
 from parotid_seg.files import locked, make_folder
 from parotid_seg.node.inbox import Inbox
 from parotid_seg.node.ledger import Ledger
-from parotid_seg.node.options import ListenOptions, Say
+from parotid_seg.node.listen_options import ListenOptions, Say
 from parotid_seg.node.reception import Reception
 from parotid_seg.node.send import Outbox
 from parotid_seg.node.work import Segment, Work
