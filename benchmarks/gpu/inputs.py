@@ -15,7 +15,7 @@ SIDE, SLICES = 512, 288
 """Rows and columns, and slices, of a made scan: an ordinary CT, long enough for chunks of 256 samples."""
 SCANS = 2
 GRAPHS = ("fp32", "fp16", "fp32 fused", "fp16 fused")
-"""Graphs of a model: the file itself, and those that are made for a GPU (docs/runtime.md)."""
+"""Graphs of a model: the file itself, and those that are made for a GPU (docs/engines.md)."""
 VARIANTS = {
     "biases in convolutions": {"fuse_conv_bias": "1"},
     "attention without cuDNN": {"sdpa_kernel": "16"},
