@@ -23,14 +23,6 @@ from parotid_seg.records import convert, parse
 
 METADATA_KEY = "parotid_seg.contract"
 SCHEMA_VERSION = 7
-UNRANGED_VERSION = 6
-"""An earlier version, whose files have no operating range."""
-UNCALIBRATED_VERSION = 5
-"""An earlier version, whose files have no calibrations either."""
-UNSEALED_VERSION = 4
-"""An earlier version, whose files have no seal either (see `runtime.engines.model_file`): a hash protects their graph,
-but nothing protects the contract."""
-READABLE_VERSIONS = (SCHEMA_VERSION, UNRANGED_VERSION, UNCALIBRATED_VERSION, UNSEALED_VERSION)
 PRECISIONS = ("fp32", "fp16", "int8")
 LARGEST_GRID = 2048
 """Most pixels along a side."""
@@ -148,7 +140,7 @@ class Contract:
         """Read a contract back.
 
         Args:
-            text: JSON from `to_json`, in one of `READABLE_VERSIONS`.
+            text: JSON from `to_json`.
             where: beginning of error messages.
 
         Raises:
@@ -159,7 +151,7 @@ class Contract:
             return convert(
                 parse(text),
                 cls,
-                version=READABLE_VERSIONS,
+                version=SCHEMA_VERSION,
                 advice="export the checkpoint again with this version of parotid-seg",
             )
         except RecordError as error:

@@ -33,8 +33,8 @@ CLOSED_IN_CHILDREN = getattr(os, "O_CLOEXEC", 0)
 AT_ONCE = getattr(os, "O_NONBLOCK", 0)
 """Flags for opening files; opening a FIFO does not wait for its other end."""
 BINARY = getattr(os, "O_BINARY", 0)
-PARTIAL = re.compile(r"\.partial-([0-9]+|[0-9a-f]{16}|[0-9a-f]{32})-.*", re.DOTALL)
-"""Names of files that are being written; older versions used the process ID in place of the random part."""
+PARTIAL = re.compile(r"\.partial-([0-9a-f]{16}|[0-9a-f]{32})-.*", re.DOTALL)
+"""Names of files that are being written."""
 KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a FIFO"),

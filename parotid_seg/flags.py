@@ -139,8 +139,6 @@ class FlagCode(StrEnum):
     """An RTDOSE was used for a scan that states no frame of reference."""
     DOSE_EFFECTIVE = "dose_effective"
     """The dose is an effective dose (DoseType), weighted by biological effect, not a physical one."""
-    OLD_VERSION = "old_version"
-    """A flag of an older version, which stored only sentences; detail: the sentence."""
 
 
 DOUBTFUL_PLACE = frozenset(

@@ -16,7 +16,7 @@ import os
 import re
 import threading
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -53,10 +53,9 @@ def read_record(
     most_bytes: int = MOST_BYTES,
     follow: bool = True,
     unknown_fields: bool = False,
-    version: int | Sequence[int] | None = None,
+    version: int | None = None,
     version_field: str = "schema_version",
     advice: str = "",
-    upgrade: Callable[[Any], Any] = lambda content: content,
 ) -> T:
     """Read the record in a JSON file.
 
@@ -66,10 +65,9 @@ def read_record(
         most_bytes: size of the largest file that is read.
         follow: whether the file may be a symbolic link; False for files in an output folder.
         unknown_fields: whether the file may have fields that `kind` does not have; they are ignored then.
-        version: the accepted version or versions; None if the record has no version.
+        version: the accepted version; None if the record has no version.
         version_field: the name of the field with the version.
         advice: advice for another version, the end of the error's sentence.
-        upgrade: converts parsed JSON of an older version to this version.
 
     Raises:
         RecordError: if it cannot be read, or is not such a record; its path is the file.
@@ -83,22 +81,19 @@ def read_record(
             version=version,
             version_field=version_field,
             advice=advice,
-            upgrade=upgrade,
         )
     except RecordError as error:
         raise RecordError(error.reason, path=path) from error
 
 
-def read_lines(
-    path: Path, kind: type[T], *, follow: bool = True, upgrade: Callable[[Any], Any] = lambda found: found
-) -> Iterator[T | RecordError]:
+def read_lines(path: Path, kind: type[T], *, follow: bool = True) -> Iterator[T | RecordError]:
     """Read a file with one record per line; an invalid line gives a `RecordError` in its place.
 
     A torn, foreign or hostile line costs that line only. Empty lines are skipped.
 
     Args:
         path: a regular file in UTF-8; the end of its last line may be missing.
-        kind, follow, upgrade: as in `read_record`; lines may have no other fields.
+        kind, follow: as in `read_record`; lines may have no other fields.
 
     Raises:
         RecordError: if the file cannot be read.
@@ -108,7 +103,7 @@ def read_lines(
             if line is None:
                 raise RecordError(f"found more than {LONGEST_LINE} bytes, expected a record")
             if line.strip():
-                yield convert(parse(line), kind, upgrade=upgrade)
+                yield convert(parse(line), kind)
         except RecordError as error:
             yield RecordError(f"line {number}: {error.reason}", path=path)
 
@@ -165,16 +160,15 @@ def convert(
     kind: type[T],
     *,
     unknown_fields: bool = False,
-    version: int | Sequence[int] | None = None,
+    version: int | None = None,
     version_field: str = "schema_version",
     advice: str = "",
-    upgrade: Callable[[Any], Any] = lambda content: content,
 ) -> T:
     """Convert a parsed record to a dataclass; types are checked and never coerced.
 
     Args:
         content: the result of `parse`, or any tree of dictionaries, lists and plain values.
-        kind, unknown_fields, version, version_field, advice, upgrade: as in `read_record`.
+        kind, unknown_fields, version, version_field, advice: as in `read_record`.
 
     Raises:
         RecordError: if it is not such a record; it names the field as a path from the record ($), what was found and
@@ -182,8 +176,7 @@ def convert(
     """
     try:
         if version is not None:
-            _check_version(content, [version] if isinstance(version, int) else version, version_field, advice)
-        content = upgrade(content)
+            _check_version(content, version, version_field, advice)
         with _CONVERTING:
             record = msgspec.convert(content, kind)
         field = "" if unknown_fields else _unknown(content, record, "$")
@@ -268,21 +261,13 @@ def _as_plain(value: Any) -> Any:
     return os.fspath(value)
 
 
-def _check_version(content: Any, versions: Sequence[int], name: str, advice: str) -> None:
-    then = f"; {advice}" if advice else ""
+def _check_version(content: Any, version: int, name: str, advice: str) -> None:
+    expected = f"expected {version}" + (f"; {advice}" if advice else "")
     if not isinstance(content, dict) or name not in content:
-        raise RecordError(f"found no {name}, expected {listed(versions)}{then}")
-    version = content[name]
-    if type(version) is not int or version not in versions:
-        raise RecordError(f"found {name} {_short(json.dumps(version))[:20]}, expected {listed(versions)}{then}")
-
-
-def listed(versions: Sequence[int]) -> str:
-    """Whole numbers in words: "5", "5 or 6", "4 to 6", "2, 4 or 6"."""
-    first, *rest = sorted(versions)
-    if len(rest) > 1 and rest[-1] - first == len(rest):
-        return f"{first} to {rest[-1]}"
-    return " or ".join(filter(None, (", ".join(map(str, (first, *rest[:-1]))), *map(str, rest[-1:]))))
+        raise RecordError(f"found no {name}, {expected}")
+    found = content[name]
+    if type(found) is not int or found != version:
+        raise RecordError(f"found {name} {_short(json.dumps(found))[:20]}, {expected}")
 
 
 @contextlib.contextmanager

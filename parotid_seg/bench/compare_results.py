@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from parotid_seg.bench.machine_probe import best_transfer_ms, undisturbed_median, undisturbed_rounds
 from parotid_seg.bench.result import SCHEMA, SCHEMA_VERSION
@@ -215,26 +214,11 @@ def _change(key: Key, one: _Speed, other: _Speed, best_ms: float) -> Change:
     return Change(*key, old_ms, new_ms, ratio, low / slowed[1], high * slowed[0], disturbed=True)
 
 
-def _of_this_version(content: Any) -> Any:
-    """The content of a bench.json; version 2 has `paces_ms` in place of `transfers_ms`."""
-    for row in _items(content, "rows"):
-        for speed in _items(row, "speeds"):
-            if isinstance(speed, dict) and "paces_ms" in speed:
-                speed["transfers_ms"] = speed.pop("paces_ms")
-    return content
-
-
-def _items(content: Any, name: str) -> list[Any]:
-    found = content.get(name) if isinstance(content, dict) else None
-    return found if isinstance(found, list) else []
-
-
 def _read(path: Path) -> _File:
     return read_record(
         path,
         _File,
         unknown_fields=True,
-        version=(2, SCHEMA_VERSION),
-        upgrade=_of_this_version,
+        version=SCHEMA_VERSION,
         advice="expected a bench.json of this version of parotid-seg; measure again",
     )

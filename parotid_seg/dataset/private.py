@@ -14,11 +14,10 @@ import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from parotid_seg.errors import InputError, OptionError, RecordError
 from parotid_seg.files import locked, make_folder, remove_orphans
-from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.flags import Flag
 from parotid_seg.records import read_record, write_record
 from parotid_seg.runtime.report.flag_text import sentences, severity_of
 from parotid_seg.tables import write_csv
@@ -183,19 +182,10 @@ def _read(folder: Path) -> Private:
     if not path.exists():
         return Private(folder)
     try:
-        state = read_record(path, _State, version=VERSION, version_field="version", upgrade=_of_this_version)
+        state = read_record(path, _State, version=VERSION, version_field="version")
     except RecordError as error:
         raise InputError(f"{error.reason}; expected the state that a run left", path=path) from error
     return Private(folder, state.salt, state.labels, {case.name: case for case in state.cases}, state.lists)
-
-
-def _of_this_version(content: Any) -> Any:
-    """The state's content; an earlier version stored the notes of a case as sentences."""
-    cases = content.get("cases") if isinstance(content, dict) else None
-    for case in cases if isinstance(cases, list) else ():
-        if isinstance(case, dict) and isinstance(notes := case.pop("notes", None), list):
-            case["flags"] = [{"code": FlagCode.OLD_VERSION, "detail": note} for note in notes]
-    return content
 
 
 def write_cases(

@@ -16,7 +16,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from parotid_seg.contract import FREE, INPUT_SPECS, METADATA_KEY, SCHEMA_VERSION, Contract, Grid, model_sizes
+from parotid_seg.contract import FREE, INPUT_SPECS, METADATA_KEY, Contract, Grid, model_sizes
 from parotid_seg.export.names import name_after_modules
 from parotid_seg.export.window_order import in_window_order
 from parotid_seg.runtime.engines.model_file import graph_hash, sealed
@@ -66,7 +66,7 @@ def with_contract(model: onnx.ModelProto, contract: Contract) -> bytes:
     onnx.checker.check_model(model, full_check=True)
     del model.metadata_props[:]
     hashed = graph_hash(model.SerializeToString(deterministic=True))
-    promised = dataclasses.replace(contract, graph_sha256=hashed, schema_version=SCHEMA_VERSION)
+    promised = dataclasses.replace(contract, graph_sha256=hashed)
     helper.set_model_props(model, {METADATA_KEY: promised.to_json()})
     return sealed(model.SerializeToString(deterministic=True))
 

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from parotid_seg.errors import InputError, RecordError
 from parotid_seg.files import make_folder
@@ -48,7 +47,7 @@ class SeriesRecord:
         reason: why it failed or was refused, else empty.
         results: names of the result files in the series' folder of results.
         deaths: how often the node died while segmenting it.
-        settings: what the result depends on besides the slices, see `segmenting.settings_of`; empty for older versions.
+        settings: what the result depends on besides the slices, see `segmenting.settings_of`.
     """
 
     status: str
@@ -81,7 +80,7 @@ class Ledger:
     def get(self, series: str) -> SeriesRecord | None:
         """A series' record; None if there is no readable one."""
         try:
-            return read_record(self._path(series), SeriesRecord, follow=False, upgrade=_of_this_version)
+            return read_record(self._path(series), SeriesRecord, follow=False)
         except RecordError:
             return None
 
@@ -115,20 +114,6 @@ class Ledger:
     def _write(self, series: str, record: SeriesRecord) -> None:
         write_record(record, self._path(series))
         sync_folder(self.folder)
-
-
-def _of_this_version(content: Any) -> Any:
-    """A record's content; older versions stored a slice as a list."""
-    slices = content.get("slices") if isinstance(content, dict) else None
-    if not isinstance(slices, dict):
-        return content
-    of_now = {
-        name: dict(zip(("sha256", "mtime_ns"), each, strict=True))
-        if isinstance(each, list) and len(each) == 2
-        else each
-        for name, each in slices.items()
-    }
-    return {**content, "slices": of_now}
 
 
 def short_hash(uid: str) -> str:

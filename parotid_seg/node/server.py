@@ -87,7 +87,7 @@ class _Node:
             self._outbox = Outbox(
                 options.send_to, options.ae_title, self._work.results, ledger, self._work.delivered, say
             )
-        for folder in (self._inbox.folder, ledger.folder, self._work.results):  # older versions: readable to all
+        for folder in (self._inbox.folder, ledger.folder, self._work.results):  # they may have been there before
             folder.chmod(0o700)
         self._reception = Reception(options, self._inbox, say)
 

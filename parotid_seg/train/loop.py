@@ -90,7 +90,7 @@ class Trainer(ABC):
         self.train: list[Patient] = []
         self.validation: list[Patient] = []
         self.locked: dict[str, str] = {}
-        self.trained: Trained | None = None
+        self.trained = Trained((), ())  # of the resumed run
         self.seen = Seen()
         torch.manual_seed(config.seed)
         self.build()
@@ -210,8 +210,7 @@ class Trainer(ABC):
 
     def check_unchanged(self) -> None:
         """Check that a resumed run goes on with the patients that it began with; errors as for `check_unchanged`."""
-        for note in check_unchanged(self.run / "last.pt", self.trained, self.train, self.validation):
-            self.report(f"note: {note}")
+        check_unchanged(self.run / "last.pt", self.trained, self.train, self.validation)
 
     def resume(self) -> None:
         """Continue from `last.pt`.

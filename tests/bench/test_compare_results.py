@@ -81,15 +81,6 @@ def test_five_per_cent_slower(written: Callable[..., Path], command: Run) -> Non
     assert command("bench", "compare", new, old).returncode == 0
 
 
-def test_a_file_of_version_2_is_read(written: Callable[..., Path]) -> None:
-    new, old = content(2, BOTH), content(1, BOTH, schema_version=2)
-    before = compare_files(written("old.json", old), written("new.json", new))
-    for row in old["rows"]:
-        for speed in row["speeds"]:
-            speed["paces_ms"] = speed.pop("transfers_ms")
-    assert compare_files(written("old.json", old), written("new.json", new)) == before
-
-
 def test_a_machine_that_is_slower_today_is_no_slower_engine(written: Callable[..., Path]) -> None:
     old, new = written("old.json", content(1, BOTH)), written("new.json", content(2, BOTH, disturbed=0.6))
     found = compare_files(old, new)
@@ -163,11 +154,11 @@ def test_other_machines_and_models_are_told(written: Callable[..., Path]) -> Non
         (None, "no such file, expected a bench.json"),
         ("{", "not JSON: "),
         ("[]", "expected a bench.json of this version"),
-        ({"rows": []}, "found no schema_version, expected 2 or 3; expected a bench.json of this version"),
+        ({"rows": []}, "found no schema_version, expected 3; expected a bench.json of this version"),
         ({**content(1, BOTH), "schema": "other"}, "not made by parotid-seg bench"),
         (
             {**content(1, BOTH), "schema_version": 0},
-            "found schema_version 0, expected 2 or 3; expected a bench.json of this",
+            "found schema_version 0, expected 3; expected a bench.json of this",
         ),
         ({"schema": SCHEMA, "schema_version": SCHEMA_VERSION}, "missing required field `machine`"),
         (with_transfers([]), "transfers_ms: expected positive times"),

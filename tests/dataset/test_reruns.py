@@ -163,24 +163,6 @@ def test_killed_between_two_files(dicom: Path, data: Path, monkeypatch: pytest.M
     open_data_set(data)
 
 
-def test_a_state_of_an_earlier_version_keeps_its_notes_until_its_cases_are_made_again(dicom: Path, data: Path) -> None:
-    write_study(dicom / "a")
-    write_study(dicom / "b", patient="P1", seed=1)
-    build([dicom], data)
-    state = data.with_name(f"{data.name}.private") / "state.json"
-    content = json.loads(state.read_text())
-    for case in content["cases"]:
-        del case["flags"]
-        case["notes"], case["key"] = ["something"], "of another format"
-    state.write_text(json.dumps(content))
-    kept = case_from(data, dicom / "a")
-    shutil.rmtree(dicom / "a")
-    assert build([dicom], data).made == 1
-    notes = {row["case"]: row["notes"] for row in rows(data, "cases.csv")}
-    assert notes.pop(kept) == "something (noticed by an older version; run it again)"
-    assert all("of unusual volume" in note for note in notes.values())
-
-
 def lists(data: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = json.loads((data / "splits.json").read_text())
     return found

@@ -45,8 +45,7 @@ ENTRY = Entry(
     flags=(Flag(FlagCode.UNUSUAL_VOLUME, "parotid_left", 70.5),),
     seconds={"read": 0.25},
 )
-OLD_LINE = {"case": "b", "source": "/b", "key": "k", "status": "failed", "reason": "/b: cut", "flags": ["a sentence"]}
-SPEED = {"batch_size": 1, "rounds_ms": [[1.5, 2.0], [1.0, 1.0]], "paces_ms": [[1.0, 1.0], [1.0, 1.0]]}
+SPEED = {"batch_size": 1, "rounds_ms": [[1.5, 2.0], [1.0, 1.0]], "transfers_ms": [[1.0, 1.0], [1.0, 1.0]]}
 BENCH = {
     "schema": SCHEMA,
     "schema_version": SCHEMA_VERSION,
@@ -61,9 +60,8 @@ Reader = Callable[[bytes], object]
 
 def contract(folder: Path) -> tuple[Reader, list[bytes]]:
     text = CONTRACT.to_json()
-    old = text.replace('"schema_version": 5', '"schema_version": 4')
     read = lambda content: Contract.from_json(content.decode("utf-8", "replace"), where="m.onnx")  # noqa: E731
-    return read, [text.encode(), old.encode()]
+    return read, [text.encode()]
 
 
 def journal(folder: Path) -> tuple[Reader, list[bytes]]:
@@ -76,7 +74,7 @@ def journal(folder: Path) -> tuple[Reader, list[bytes]]:
             record_line(entry)
         assert not any("\n" in reason for reason in found.unusable)
 
-    return read, [record_line(ENTRY) + json.dumps(OLD_LINE).encode() + b"\n", record_line(ENTRY) * 3]
+    return read, [record_line(ENTRY), record_line(ENTRY) * 3]
 
 
 def node_state(folder: Path) -> tuple[Reader, list[bytes]]:
@@ -136,8 +134,6 @@ def private_state(folder: Path) -> tuple[Reader, list[bytes]]:
     case = DataSetCase("case_0001", "s", "p", labels=("gland",), flags=(Flag(FlagCode.NOTHING_FOUND),))
     Private(folder, labels=("gland",), cases={case.name: case}).save()
     seed = (folder / STATE).read_bytes()
-    content: dict[str, Any] = json.loads(seed)
-    content["cases"][0] = {**content["cases"][0], "notes": ["a sentence"]}
 
     def read(content: bytes) -> None:
         (folder / STATE).write_bytes(content)
@@ -145,7 +141,7 @@ def private_state(folder: Path) -> tuple[Reader, list[bytes]]:
         state.pseudonym("a")
         state.case_of("another", "patient")
 
-    return read, [seed, json.dumps(content).encode()]
+    return read, [seed]
 
 
 def labels(folder: Path) -> tuple[Reader, list[bytes]]:

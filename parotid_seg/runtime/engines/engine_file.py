@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.contract import READABLE_VERSIONS, Contract
+from parotid_seg.contract import SCHEMA_VERSION as CONTRACT_VERSION
+from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, MissingModelError, ModelError, OptionError, RecordError
 from parotid_seg.files import hash_file, read_input
-from parotid_seg.records import canonical, convert, listed, parse, read_bytes, record_text
+from parotid_seg.records import canonical, convert, parse, read_bytes, record_text
 from parotid_seg.runtime.engines.gpu import Gpu, capability_text
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES, library_named
 
@@ -132,9 +133,9 @@ class Sidecar:
         library_named(self.library)
         if Path(self.onnx_name).name != self.onnx_name:
             raise InputError(f"onnx_name: found {self.onnx_name!r}, expected a file name without a folder")
-        if self.contract.schema_version not in READABLE_VERSIONS:
-            found, expected = self.contract.schema_version, listed(READABLE_VERSIONS)
-            raise InputError(f"contract: found schema_version {found}, expected {expected}")
+        if self.contract.schema_version != CONTRACT_VERSION:
+            found = self.contract.schema_version
+            raise InputError(f"contract: found schema_version {found}, expected {CONTRACT_VERSION}")
 
     def to_json(self) -> str:
         """The sidecar as JSON text, with a checksum over all other fields."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from parotid_seg.contract import UNSEALED_VERSION, Contract
+from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError, OptionError, ParotidSegError
 from parotid_seg.files import hash_file
 from parotid_seg.runtime.engines.autotune import Candidate, Say, choose, place_for
@@ -110,13 +110,7 @@ def check_fit(model: Path, backend: str, device: str, say: Say = lambda _: None)
         )
     if engine and device.startswith(CUDA) and CUDA not in engine.devices:
         raise OptionError(f"--backend {backend}: runs on the CPU, found --device {device}, expected auto or cpu")
-    contract = read_model(model)[1]
-    if contract.schema_version == UNSEALED_VERSION:
-        say(
-            f"{model.name}: exported by an older version, without a seal: nothing shows that its window, grid and "
-            "labels are those of the export; export it again"
-        )
-    return engine, contract
+    return engine, read_model(model)[1]
 
 
 def _places(device: str, index: int | None, engine: Engine | None) -> Iterator[int | None]:

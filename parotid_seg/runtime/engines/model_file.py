@@ -8,11 +8,10 @@ outside the seal, and are refused.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from pathlib import Path
 
-from parotid_seg.contract import METADATA_KEY, SCHEMA_VERSION, UNSEALED_VERSION, Contract
+from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import MissingModelError, ModelError, RecordError
 from parotid_seg.files import exists
 from parotid_seg.records import read_bytes
@@ -51,8 +50,6 @@ _CHECKED: dict[bytes, Contract] = {}
 def read_model(path: Path) -> tuple[bytes, Contract]:
     """A model file's bytes and its contract, after a check that the file is unchanged since its export.
 
-    Files of schema version 4 have no seal; for them only the graph is checked.
-
     Raises:
         MissingModelError: if there is no such file.
         ModelError: if it is not an ONNX model, without a contract, of another contract version, changed, or if
@@ -89,7 +86,7 @@ def _checked_contract(content: bytes, path: Path) -> Contract:
             "the file was changed or damaged",
             path=path,
         )
-    if (SEAL_KEY in texts or contract.schema_version != UNSEALED_VERSION) and texts.get(SEAL_KEY) != seal_of(content):
+    if texts.get(SEAL_KEY) != seal_of(content):
         raise ModelError(
             "not as it was exported: its seal, a hash over contract and graph, does not match; the file was changed or "
             "damaged",
@@ -138,8 +135,7 @@ def with_new_contract(content: bytes, contract: Contract) -> bytes:
     """
     if graph_hash(content) != contract.graph_sha256:
         raise ValueError("a contract of another graph")
-    promised = dataclasses.replace(contract, schema_version=SCHEMA_VERSION)
-    entry = encoded(1, METADATA_KEY.encode()) + encoded(2, promised.to_json().encode())
+    entry = encoded(1, METADATA_KEY.encode()) + encoded(2, contract.to_json().encode())
     return sealed(_without(content, METADATA_KEY) + encoded(METADATA, entry))
 
 

@@ -9,16 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from parotid_seg.dicom.read.series import SeriesFacts
 from parotid_seg.errors import InputError, OutputError, RecordError
 from parotid_seg.files import hash_file, is_real_file, locked, open_to_append
-from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.flags import Flag
 from parotid_seg.records import is_plain_name, read_lines, record_line
 
 NAME, LOCK = "journal.jsonl", ".lock"
-FAILED_BEFORE = "failed in an older version of parotid-seg; run it again for the reason"
 RESUMES = "finished cases are kept, and the same command goes on with the rest"
 """Advice in errors that end a run."""
 
@@ -41,10 +39,10 @@ class Entry:
         decoders: as in `Volume`.
         backend, device, precision: what really ran.
         model: hash of the model file.
-        settings: see `WorkerConfig.settings`; empty for masks of older versions.
-        series: title of the DICOM series, see `Series.title`; empty for image files and older versions.
-        facts: what the DICOM series' header says of the acquisition; None for image files and older versions.
-        shape, spacing_mm: as in `Volume`; None if it failed, and for older versions.
+        settings: see `WorkerConfig.settings`.
+        series: title of the DICOM series, see `Series.title`; empty for image files.
+        facts: what the DICOM series' header says of the acquisition; None for image files.
+        shape, spacing_mm: as in `Volume`; None if it failed.
         dose, dose_sha256: file of the planned dose and its hash; empty without --dose.
         mean_gy: as in `CaseDose`.
     """
@@ -165,33 +163,15 @@ class Journal:
         if not (path.exists() or path.is_symlink()):
             return
         try:
-            for each in read_lines(path, Entry, follow=False, upgrade=_of_this_version):
+            for each in read_lines(path, Entry, follow=False):
                 if isinstance(each, RecordError):
                     self.unusable.append(each.reason)
+                elif not each.case:  # only entries that are never written to a journal have no name
+                    self.unusable.append("a line without the name of its case")
                 else:
                     self.entries[each.case] = each
         except RecordError as error:
             raise OutputError(error.reason, path=path) from error
-
-
-def _of_this_version(content: Any) -> Any:
-    """A journal line's content; versions without `settings` stored flags as sentences, and paths within reasons.
-
-    Raises:
-        RecordError: if the case has no name: only entries that are never written to a journal have none.
-    """
-    if not isinstance(content, dict):
-        return content
-    if content.get("case") == "":
-        raise RecordError("case: found no name, expected one")
-    upgraded = dict(content)
-    if isinstance(flags := content.get("flags"), list):
-        upgraded["flags"] = [
-            {"code": FlagCode.OLD_VERSION, "detail": flag} if isinstance(flag, str) else flag for flag in flags
-        ]
-    if content.get("reason") and "path" not in content:
-        upgraded["reason"] = FAILED_BEFORE
-    return upgraded
 
 
 def is_whole(entry: Entry, folder: Path) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -26,10 +25,6 @@ NAME = ".written.json"
 SUMMARY, RUN, RESULTS, PAGE, LABELS = "summary.csv", "run.json", "results.json", "report.html", "itk-snap-labels.txt"
 OF_A_RUN = (SUMMARY, RUN, RESULTS, PAGE, LABELS)
 """Files that a run writes in addition to those of its cases."""
-FORMER = "report.json"
-"""Files of older versions in place of `RESULTS`. A run removes those that parotid-seg has written, as outdated."""
-OF_AN_OLD_RUN = (SUMMARY, RUN, PAGE, FORMER, LABELS)
-"""Files of runs of versions without `RESULTS`."""
 
 
 class Written:
@@ -37,7 +32,7 @@ class Written:
 
     Args:
         folder: the output folder, locked.
-        entries: the journal's entries. A folder of an older version has no record; a non-empty journal is used instead.
+        entries: the journal's entries.
 
     Raises:
         OutputError: if the record is not a regular file or cannot be read.
@@ -45,20 +40,19 @@ class Written:
 
     def __init__(self, folder: Path, entries: Iterable[Entry]) -> None:
         self._folder = folder.resolve()
-        journalled, recorded = list(entries), self._read()
-        self._names = set(_written_without_record(journalled) if recorded is None else recorded)
-        for entry in (each for each in journalled if each.status == "done"):
+        self._names = set(self._read())
+        for entry in (each for each in entries if each.status == "done"):
             self._names.update((entry.mask, *entry.further, *pictures_of(entry.case)))
 
-    def _read(self) -> list[str] | None:
-        """The record; None if there is none, or it is damaged."""
+    def _read(self) -> list[str]:
+        """The record; empty if there is none, or it is damaged."""
         path = self._folder / NAME
         if not is_taken(path):
-            return None
+            return []
         try:
             return msgspec.json.decode(read_input(path, follow=False), type=list[str])
         except (msgspec.MsgspecError, RecursionError, UnicodeError):
-            return None
+            return []
         except OSError as error:
             raise OutputError(f"cannot be read ({error.strerror})", path=path) from error
 
@@ -109,14 +103,11 @@ class Written:
         self._save()
 
     def close(self) -> None:
-        """Record the existing files at the end of a run, without `FORMER`.
+        """Record the existing files at the end of a run.
 
         Raises:
             OutputError: if that fails.
         """
-        if FORMER in self._names:
-            with suppress(OSError):
-                (self._folder / FORMER).unlink()
         self._names = {name for name in self._names if is_taken(self._folder / name)}
         self._save()
 
@@ -145,13 +136,6 @@ class Inputs:
             return path
         identity = identity_of(path)
         return self._identities.get(identity) if identity else None
-
-
-def _written_without_record(entries: Sequence[Entry]) -> tuple[str, ...]:
-    """Files that runs have written in a folder without a record, by the journal's entries."""
-    if not entries:
-        return ()
-    return OF_A_RUN if any(entry.shape for entry in entries) else OF_AN_OLD_RUN
 
 
 def names_of(case: str, work: WorkerConfig) -> list[str]:

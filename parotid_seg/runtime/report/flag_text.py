@@ -32,7 +32,6 @@ TEXTS: dict[FlagCode, FlagText] = {
         16,
         "left and right look swapped ({structure}, the only gland, lies {value:.0f} mm beyond the middle)",
     ),
-    FlagCode.OLD_VERSION: FlagText(16, "{detail} (noticed by an older version; run it again)"),
     FlagCode.STRUCTURE_MISSING: FlagText(8, "{structure} missing ({value:.1f} ml)"),
     FlagCode.NOTHING_FOUND: FlagText(8, "no {structure} found"),
     FlagCode.ORIENTATION_UNKNOWN: FlagText(

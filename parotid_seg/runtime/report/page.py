@@ -129,7 +129,7 @@ def page(cases: Sequence[Shown], run: RunRecord, rois: Rois = ALL_ROIS) -> str:
 
 def about(run: RunRecord) -> dict[str, str]:
     """What is known of the model, and what ran, by name."""
-    name, sha256 = run.model.name or "file name not stated", run.model.sha256[:12]
+    name, sha256 = run.model.name, run.model.sha256[:12]
     return {
         "Model": f"{name} ({sha256})",
         "Known accuracy": known_accuracy(run.model.contract),

@@ -239,12 +239,12 @@ class ModelRecord(Record, frozen=True, kw_only=True):
     Attributes:
         sha256: hash of its file.
         contract: its contract, including its labels by value.
-        name: of its file, without the folder, or on a server; empty in files of older versions.
+        name: of its file, without the folder, or on a server.
     """
 
     sha256: str
     contract: Contract
-    name: str = ""
+    name: str
 
 
 class RunRecord(Record, frozen=True, kw_only=True):

@@ -33,7 +33,7 @@ def sheet_size(structures: int) -> tuple[int, int]:
 
 
 def rows_of(size: tuple[int, int], structures: int) -> list[list[str]]:
-    """The views of each row, as the `viewBox` of each; none for a picture of another layout, as of an older version.
+    """The views of each row, as the `viewBox` of each; none for a picture of another size.
 
     Args:
         size: width and height of the picture.

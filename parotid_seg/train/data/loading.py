@@ -114,11 +114,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class ResumeState:
-    """How far a resumed run is, and on which patients; None in a checkpoint of an older version."""
+    """How far a resumed run is, and on which patients."""
 
     epochs_done: int
     step: int
-    patients: Trained | None
+    patients: Trained
 
     @classmethod
     def recorded(cls, progress: Mapping[str, Any]) -> ResumeState:
@@ -130,9 +130,7 @@ class ResumeState:
         return convert({name: progress.get(name) for name in ("epochs_done", "step", "patients")}, cls)
 
 
-def check_unchanged(
-    last: Path, trained: Trained | None, train: Sequence[Patient], validation: Sequence[Patient]
-) -> list[str]:
+def check_unchanged(last: Path, trained: Trained, train: Sequence[Patient], validation: Sequence[Patient]) -> None:
     """Check that a run goes on with the scans and label maps that it began with.
 
     Args:
@@ -140,14 +138,9 @@ def check_unchanged(
         trained: what that records.
         train, validation: the patients now.
 
-    Returns:
-        Remarks, one line each.
-
     Raises:
         InputError: with the patients that changed.
     """
-    if trained is None:
-        return [f"--resume: {last} does not record its scans and label maps; whether one has changed is not checked"]
     scans, maps = [], []
     for before, patients in ((trained.train, train), (trained.validation, validation)):
         of_scan = dict(before)
@@ -155,7 +148,7 @@ def check_unchanged(
         known = [patient for patient in patients if patient.sha256 in of_scan]
         maps += [patient.name for patient in known if of_scan[patient.sha256] != patient.labels_sha256]
     if not scans and not maps:
-        return []
+        return
     changed = [f"the label maps of {named(maps)}"] * bool(maps)
     changed += [f"the scans of {named(scans)} (or their list in splits.json)"] * bool(scans)
     raise InputError(

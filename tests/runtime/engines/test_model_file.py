@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from parotid_seg.contract import METADATA_KEY, UNSEALED_VERSION
+from parotid_seg.contract import METADATA_KEY
 from parotid_seg.errors import ModelError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.operating_range import FeatureRange, OperatingRange
@@ -70,9 +70,8 @@ def test_a_changed_graph_is_refused(tmp_path: Path) -> None:
         (b"-200.0", b"-100.0"),
         (b"parotid_left", b"parotid_loft"),
         (b'"spacing_mm": 2.25', b'"spacing_mm": 2.75'),
-        (b'"schema_version": 7', b'"schema_version": 6'),
     ],
-    ids=["window", "label", "grid", "version"],
+    ids=["window", "label", "grid"],
 )
 def test_a_changed_contract_is_refused(tmp_path: Path, old: bytes, new: bytes) -> None:
     content = DEFAULT_MODEL.read_bytes()
@@ -115,35 +114,6 @@ def test_a_model_without_its_seal_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(content, path)
     with pytest.raises(ModelError, match="its seal"):
-        read_model(path)
-
-
-def old_model(path: Path) -> None:
-    """The packaged model as a version before the seal wrote it."""
-    content = onnx.load(DEFAULT_MODEL)
-    text = {each.key: each.value for each in content.metadata_props}[METADATA_KEY]
-    old = json.dumps({**json.loads(text), "schema_version": UNSEALED_VERSION}, sort_keys=True)
-    del content.metadata_props[:]
-    helper.set_model_props(content, {METADATA_KEY: old})
-    onnx.save(content, path)
-
-
-def test_a_file_of_the_version_before_the_seal_is_read_and_that_is_said(tmp_path: Path) -> None:
-    path = tmp_path / "old.onnx"
-    old_model(path)
-    assert read_model(path)[1].schema_version == UNSEALED_VERSION
-    said: list[str] = []
-    load_backend(path, "onnxruntime", "cpu", say=said.append)
-    assert [line for line in said if line.startswith("old.onnx: exported by an older version, without a seal")]
-
-
-def test_an_old_files_graph_is_still_checked(tmp_path: Path) -> None:
-    path = tmp_path / "old.onnx"
-    old_model(path)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ModelError, match="found a graph of SHA-256"):
         read_model(path)
 
 

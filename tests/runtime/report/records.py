@@ -33,7 +33,9 @@ def run_of(
         begun="2026-11-28T12:00:00+00:00",
         ended="2026-11-28T12:01:00+00:00",
         options={"batch_size": None, "scans": [str(Path("/scans"))]},
-        model=ModelRecord(sha256="ab" * 32, contract=Contract(labels, ("CT",), ((-200.0, 300.0),), Grid())),
+        model=ModelRecord(
+            sha256="ab" * 32, contract=Contract(labels, ("CT",), ((-200.0, 300.0),), Grid()), name="model.onnx"
+        ),
         ran=ExecutionInfo(engine, "cpu", "fp32"),
         cases={"done": 1, "skipped": 0, "failed": 0},
         not_reached=not_reached,

@@ -74,7 +74,7 @@ def test_the_head_of_the_page(tmp_path: Path) -> None:
     _, text = made(tmp_path, entry())
     facts = facts_in(text.partition("</header>")[0])
     assert facts["Made"] == "2026-11-28 12:01 UTC"
-    assert facts["Model"] == "file name not stated (abababababab)"
+    assert facts["Model"] == "model.onnx (abababababab)"
     assert facts["Engine"] == "onnxruntime 1.32.0 on cpu, fp32"
     assert facts["Version"] == "parotid-seg 0.1.0"
     assert facts["Known accuracy"] == facts["Trained on"] == "not stated"

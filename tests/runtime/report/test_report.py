@@ -89,7 +89,7 @@ def hostile(folder: Path) -> tuple[Page, str]:
     """A report in which everything that comes from outside is hostile."""
     evil = EVIL.replace("/", "")
     entries = [
-        entry(evil, flags=(Flag(FlagCode.OLD_VERSION, detail=EVIL),), mask_sha256=EVIL),
+        entry(evil, flags=(Flag(FlagCode.STRUCTURE_MISSING, EVIL, 0.5),), mask_sha256=EVIL),
         replace(failed(evil + "2", EVIL, f"/{EVIL}"), source=f"/{EVIL}"),
         replace(entry("b"), backend=EVIL, device=EVIL, precision=EVIL, seconds={EVIL: 1.0}),
         replace(entry("javascript:alert(1)"), volumes_ml={"parotid_left": 20.0, EVIL: 3.0}, agreement={EVIL: 0.5}),

@@ -29,7 +29,7 @@ def test_no_text_is_a_formula(tmp_path: Path, first: str) -> None:
         "done",
         reason=evil,
         mask=evil,
-        flags=(Flag(FlagCode.OLD_VERSION, detail=evil), Flag(FlagCode.SHEARED, value=9.0)),
+        flags=(Flag(FlagCode.DAMAGED_FILE_BESIDE, detail=evil), Flag(FlagCode.SHEARED, value=9.0)),
         volumes_ml=sizes,
         seconds={"read": 1e-05},
     )
@@ -39,7 +39,7 @@ def test_no_text_is_a_formula(tmp_path: Path, first: str) -> None:
         ("case", "reason", "mask", "source"), f"'{evil}"
     )
     assert row["flags"].startswith(f"'{evil}")
-    assert row["flag_codes"] == "old_version;sheared"
+    assert row["flag_codes"] == "damaged_file_beside;sheared"
     assert (row["left_ml"], row[f"'{evil}_ml"], row["read_s"]) == ("20.00", "3.00", "1e-05")
     assert not any(text.startswith(first) for cell in row.items() for text in cell)
 

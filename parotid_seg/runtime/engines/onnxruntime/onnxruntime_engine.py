@@ -85,12 +85,6 @@ def variant(model: Path, contract: Contract, precision: str, say: Say) -> Path |
     except ModelError as error:
         say(f"not used: {error}")
         return None
-    if other.schema_version != contract.schema_version:
-        say(
-            f"{path}: not used: contract of schema version {other.schema_version}, expected {contract.schema_version}, "
-            f"that of {model.name}; export it again"
-        )
-        return None
     comparable = replace(other, **{name: getattr(contract, name) for name in DIFFERENT})
     if other.precision != precision or comparable != contract:
         say(f"{path}: not used: not the model of {model.name} in {precision.upper()}; export both from one checkpoint")

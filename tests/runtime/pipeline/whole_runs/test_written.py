@@ -138,37 +138,15 @@ def test_a_name_that_was_not_used_is_free_for_others(
     assert "was not written by parotid-seg" in told[0]
 
 
-def test_a_folder_of_an_older_version_goes_on(run: Callable[..., Summary], scans: Path, out: Path) -> None:
+def test_without_a_record_masks_of_the_journal_are_ours(run: Callable[..., Summary], scans: Path, out: Path) -> None:
     assert run(scans, out).done == 1
     (out / ".written.json").unlink()
+    with pytest.raises(OutputError, match=r"summary\.csv: exists and was not written by parotid-seg"):
+        run(scans, out)
+    for path in (path for path in out.iterdir() if path.name not in ("good.nii.gz", "journal.jsonl", "pictures")):
+        path.unlink()
     assert run(scans, out).skipped == 1
     assert run(scans, out, overwrite=True).done == 1
-
-
-def test_a_result_of_an_older_version_does_not_grow_old(run: Callable[..., Summary], scans: Path, out: Path) -> None:
-    run(scans, out)
-    (out / "report.json").write_text("{}")
-    run(scans, out)
-    assert (out / "report.json").exists(), "somebody else's"
-    record = json.loads((out / ".written.json").read_text())
-    (out / ".written.json").write_text(json.dumps([*record, "report.json"]))
-    run(scans, out)
-    assert not (out / "report.json").exists()
-    assert "report.json" not in json.loads((out / ".written.json").read_text())
-
-
-def test_results_of_others_stay_in_a_folder_of_an_older_version(
-    run: Callable[..., Summary], scans: Path, out: Path
-) -> None:
-    run(scans, out)
-    lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
-    older = [{name: value for name, value in line.items() if name not in ("shape", "spacing_mm")} for line in lines]
-    (out / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in older))
-    (out / ".written.json").unlink()
-    (out / "results.json").write_text("theirs")
-    with pytest.raises(OutputError, match=r"results\.json: exists and was not written by parotid-seg"):
-        run(scans, out)
-    assert (out / "results.json").read_text() == "theirs"
 
 
 @pytest.mark.parametrize("content", [b"{", b"5", b'["a", 5]', b"[" * 100_000, b"\xff"])
