@@ -6,12 +6,14 @@ and the same object is passed on to the code that reads its fields.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from parotid_seg.errors import OptionError
+
+LARGEST = 2**32 - 1
+"""Largest number of an option that has a smallest one; waiting for more seconds fails."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,13 @@ class OptionGroup:
         """Check the values against the declarations.
 
         Raises:
-            OptionError: for a number below the smallest, or an unexpected word.
+            OptionError: for a number below the smallest or above `LARGEST`, or an unexpected word.
         """
         for name, kind, _, option, _ in declared(type(self)):
             value, spelling = getattr(self, name), option.spellings[0]
-            if option.least is not None and value is not None and not option.least <= value < math.inf:
-                raise OptionError(f"{spelling}: found {value}, expected at least {option.least:g}")
+            if option.least is not None and value is not None and not option.least <= value <= LARGEST:
+                expected = f"at most {LARGEST}" if value > LARGEST else f"at least {option.least:g}"
+                raise OptionError(f"{spelling}: found {value}, expected {expected}")
             if get_origin(kind) is Literal and value not in get_args(kind):
                 raise OptionError(f"{spelling}: found {value!r}, expected one of: {', '.join(get_args(kind))}")
 

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import sys
 import threading
 import tomllib
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ DEEPEST = 32
 """Deepest nesting of lists and objects."""
 LONGEST_REASON = 300
 """Most characters of a reason, which may quote the file."""
+LONGEST_SHOWN = 60
+"""Most characters of a quoted value."""
 WIDEST_INTEGER = 64
 """Most bits of an integer, the sign included."""
 
@@ -141,18 +144,35 @@ def parse(content: bytes | str) -> Any:
 
 
 def read_toml(path: Path, option: str) -> dict[str, Any]:
-    """The content of a TOML file that an option names.
+    """The content of a TOML file that an option names, in UTF-8, with or without a byte order mark.
 
     Raises:
-        OptionError: if it cannot be read.
+        OptionError: if it cannot be read, is not a regular file, or is too large.
         InputError: if it is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise OptionError(f"{option}: {path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise InputError(f"{option}: {path}: not TOML: {error}") from error
+        content = read_bytes(path, MOST_BYTES)
+    except RecordError as error:
+        raise OptionError(f"{option}: {path}: {error.reason}") from error
+    try:
+        return tomllib.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        reason = f"found bytes at {error.start} that are not UTF-8"
+    except RecursionError:
+        reason = "found too many lists and tables within each other"
+    except ValueError as error:  # the line of another one is Python's advice for programmers
+        digits = sys.get_int_max_str_digits()
+        reason = str(error) if isinstance(error, tomllib.TOMLDecodeError) else f"found a number of over {digits} digits"
+    raise InputError(f"{option}: {path}: not TOML: {reason}")
+
+
+def shown(value: object) -> str:
+    """A value of a JSON or TOML file in a message: in the form of JSON, in one line of limited length."""
+    try:
+        text = json.dumps(value, default=str, ensure_ascii=False)
+    except ValueError:
+        text = "a number of too many digits"
+    return visible(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}...")
 
 
 def convert(

@@ -74,7 +74,7 @@ def test_a_link_is_replaced_and_not_what_it_leads_to(write: Callable[..., Any], 
 
 
 def test_a_temporary_name_cannot_be_foreseen(tmp_path: Path) -> None:
-    """Links are planted under the names that an older version would take."""
+    """Links are planted under names that can be guessed, with the process ID."""
     victim = tmp_path / "victim"
     victim.write_text("theirs")
     out = tmp_path / "out"
@@ -134,7 +134,7 @@ def test_orphans_are_removed_in_real_folders_only(tmp_path: Path) -> None:
     elsewhere, out = tmp_path / "elsewhere", tmp_path / "out"
     for folder in (elsewhere, out):
         folder.mkdir()
-        for name in (".partial-123-a.nii.gz", f".partial-{'0a' * 8}-a.nii.gz", ".partial-mine", "a.nii.gz"):
+        for name in (f".partial-{'9f' * 16}-a.nii.gz", f".partial-{'0a' * 8}-a.nii.gz", ".partial-mine", "a.nii.gz"):
             (folder / name).write_text("x")
     (out / "pictures").symlink_to(elsewhere)
     (out / f".partial-{'1b' * 8}-x").symlink_to(elsewhere)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from parotid_seg.commission.record import LimitRecord
 from parotid_seg.errors import InputError, OptionError
-from parotid_seg.records import finite_or_none, read_toml
+from parotid_seg.records import finite_or_none, read_toml, shown
 from parotid_seg.runtime.evaluation import Evaluation, Mean
 from parotid_seg.scan.labels import from_the_right, plain_name
 
@@ -82,11 +83,13 @@ def read_limits(path: Path | None, *, dose: bool) -> dict[str, float]:
         value = given.get(key, limit.default if dose or not of_dose else None)
         if value is None or value is False:
             continue
-        if value is True or not isinstance(value, int | float) or not 0 <= value <= limit.largest or math.isinf(value):
+        where = f"--limits: {path}: {TABLE}.{key}"
+        largest = min(limit.largest, sys.float_info.max)
+        if value is True or not isinstance(value, int | float) or not 0 <= value <= largest:
             expected = "0 or more" if math.isinf(limit.largest) else f"0 to {limit.largest:g}"
-            raise InputError(f"--limits: {path}: {key}: found {value!r}, expected a number, {expected}, or false")
+            raise InputError(f"{where}: found {shown(value)}, expected a number, {expected}, or false")
         if of_dose and not dose:
-            raise OptionError(f"--limits: {path}: {key}: limits the dose, expected --dose as well")
+            raise OptionError(f"{where}: limits the dose, expected --dose as well")
         limits[key] = float(value)
     return limits
 
@@ -94,14 +97,15 @@ def read_limits(path: Path | None, *, dose: bool) -> dict[str, float]:
 def _table(path: Path) -> dict[str, Any]:
     content = read_toml(path, "--limits")
     if unknown := [key for key in content if key != TABLE]:
-        raise InputError(f"--limits: {path}: unknown key {unknown[0]!r}, expected the table [{TABLE}]")
+        raise InputError(f"--limits: {path}: {shown(unknown[0])[1:-1]}: unknown key, expected the table [{TABLE}]")
     table = content.get(TABLE)
     if not isinstance(table, dict):
         raise InputError(
             f"--limits: {path}: found no table [{TABLE}], expected one with limits such as mean_dsc = 0.75"
         )
     if unknown := [key for key in table if key not in LIMITS]:
-        raise InputError(f"--limits: {path}: {TABLE}: unknown key {unknown[0]!r}, expected one of: {', '.join(LIMITS)}")
+        place = f"{path}: {TABLE}.{shown(unknown[0])[1:-1]}"
+        raise InputError(f"--limits: {place}: unknown key, expected one of: {', '.join(LIMITS)}")
     return table
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from parotid_seg.contract import IGNORE
 from parotid_seg.dataset.dataset_options import LEFT, RIGHT
 from parotid_seg.errors import InputError, OptionError
-from parotid_seg.records import read_toml
+from parotid_seg.records import read_toml, shown
 from parotid_seg.scan.labels import (
     FILLERS,
     GLUED,
@@ -222,7 +222,9 @@ def read_names(path: Path) -> dict[str, tuple[str, ...]]:
     table = read_toml(path, "--names")
     for label, names in table.items():
         if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-            raise InputError(f'--names: {path}: {label}: found {names!r}, expected a list of names: ["name", ...]')
+            raise InputError(
+                f'--names: {path}: {shown(label)[1:-1]}: found {shown(names)}, expected a list of names: ["name", ...]'
+            )
     return {label: tuple(names) for label, names in table.items()}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -153,7 +152,7 @@ class ListenOptions(OptionGroup, panel="Node"):
     ] = 1024
     silence_s: Annotated[
         float,
-        Option("--silence-seconds", "An association without data for S seconds is ended.", metavar="S"),
+        Option("--silence-seconds", "An association without data for S seconds is ended.", metavar="S", least=0),
     ] = 60.0
 
     def __post_init__(self) -> None:
@@ -169,7 +168,7 @@ class ListenOptions(OptionGroup, panel="Node"):
         check_ae_title(self.ae_title, "--ae-title")
         for caller in self.allowed:
             Caller.parse(caller)
-        if not (math.isfinite(self.silence_s) and self.silence_s > 0):
+        if not self.silence_s > 0:
             raise OptionError(f"--silence-seconds: found {self.silence_s}, expected more than 0")
 
     @property

@@ -137,7 +137,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         weights = checked_weights(content.pop("weights", None))
         promised = convert(content, _Content)
         return Checkpoint(
-            config=merge(TrainConfig(), promised.config, where="config"),
+            config=merge(TrainConfig(), promised.config, where="config: "),
             labels=promised.labels,
             channels=promised.channels,
             training=parse(record_line(promised.training)),

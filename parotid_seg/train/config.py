@@ -10,6 +10,7 @@ from typing import Any
 
 from parotid_seg.contract import Grid
 from parotid_seg.errors import InputError
+from parotid_seg.records import shown
 
 STAGES = ("organs", "contrast", "dense", "segment")
 """Stages of a run, in their order."""
@@ -18,8 +19,32 @@ UNLABELLED_STAGES = ("contrast", "dense")
 SCRATCH, PACKAGED, IMAGENET = "scratch", "packaged", "imagenet"
 MOST_STAGES, MOST_BLOCKS, LARGEST_SIZE = 6, 64, 4096
 """Largest size of a network. Larger ones are mistakes, and building them would exhaust the memory."""
+LARGEST_COUNT, LARGEST_SEED = 10**6, 2**32 - 1
+MOST_DROPPED, SLOWEST_DECAY = 0.9, 0.999999
 PARTS = ("encoder", "decoder")
 """Parts of the network that can be initialised with another model's weights."""
+
+
+def _check(config: object, names: str, least: float, most: float = math.inf, *, above: bool = False) -> None:
+    """Check that fields are within bounds; of a list each number.
+
+    Args:
+        config: a dataclass.
+        names: of its fields, with spaces between.
+        least, most: bounds; `above` if the lower one is not allowed itself.
+
+    Raises:
+        InputError: if one is not.
+    """
+    for name in names.split():
+        found = getattr(config, name)
+        numbers = found if isinstance(found, tuple) else (found,)
+        if not all(least <= number <= most and not (above and number == least) for number in numbers):
+            if math.isinf(most):
+                expected = f"more than {least}" if above else f"{least} or more"
+            else:
+                expected = f"more than {least} and at most {most}" if above else f"{least} to {most}"
+            raise InputError(f"{name}: found {shown(found)}, expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -43,12 +68,12 @@ class NetworkConfig:
     stem: tuple[int, int] = (16, 32)
 
     def __post_init__(self) -> None:
-        sizes = (self.embed_dim, self.window, *self.depths, *self.heads, *self.stem)
-        if not all(1 <= size <= LARGEST_SIZE for size in sizes):
-            raise InputError(f"network: found {self}, expected sizes from 1 to {LARGEST_SIZE}")
+        _check(self, "embed_dim window depths heads stem", 1, LARGEST_SIZE)
+        _check(self, "drop_path", 0, MOST_DROPPED)
         if not 1 <= len(self.depths) <= MOST_STAGES or sum(self.depths) > MOST_BLOCKS:
             raise InputError(
-                f"network.depths: found {self.depths}, expected at most {MOST_STAGES} stages and {MOST_BLOCKS} blocks"
+                f"network.depths: found {list(self.depths)}, expected 1 to {MOST_STAGES} stages and at most "
+                f"{MOST_BLOCKS} blocks in all"
             )
         if len(self.depths) != len(self.heads):
             raise InputError(f"network: found {len(self.depths)} depths and {len(self.heads)} heads, expected as many")
@@ -82,8 +107,10 @@ class AugmentConfig:
     volume_end_probability: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 < self.crop <= 1:
-            raise InputError(f"augment.crop: found {self.crop}, expected more than 0 and at most 1")
+        names = [item.name for item in dataclasses.fields(self)]
+        _check(self, " ".join(name for name in names if name.endswith("_probability")), 0, 1)
+        _check(self, " ".join(names), 0)
+        _check(self, "crop", 0, 1, above=True)
 
     def halved(self) -> AugmentConfig:
         """A copy with half of every amount and probability except mirroring."""
@@ -114,11 +141,10 @@ class Schedule:
     gradient_norm: float = 2.0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "images_per_epoch", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} of a stage: found {getattr(self, name)}, expected at least 1")
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate of a stage: found {self.learning_rate}, expected a positive number")
+        _check(self, "epochs images_per_epoch batch_size", 1, LARGEST_COUNT)
+        _check(self, "learning_rate", 0, 1, above=True)
+        _check(self, "weight_decay warmup_epochs", 0)
+        _check(self, "gradient_norm", 0, above=True)
 
     @property
     def steps_an_epoch(self) -> int:
@@ -169,15 +195,13 @@ class SegmentConfig(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.validate_every < 1:
-            raise InputError(f"validate_every of a stage: found {self.validate_every}, expected at least 1")
-        if self.images_per_patient < 0:
-            raise InputError(f"images_per_patient of a stage: found {self.images_per_patient}, expected 0 or more")
-        if not 0 <= self.soft_share <= 1:
-            raise InputError(f"soft_share of a stage: found {self.soft_share}, expected 0 to 1")
+        _check(self, "validate_every", 1)
+        _check(self, "images_per_patient border_mm calm_epochs", 0)
+        _check(self, "cross_entropy_share encoder_share gland_share border_share soft_share", 0, 1)
+        _check(self, "average_decay", 0, SLOWEST_DECAY)
         if self.gland_share + self.border_share > 1:
             total = self.gland_share + self.border_share
-            raise InputError(f"gland_share + border_share of a stage: found {total:g}, expected at most 1")
+            raise InputError(f"gland_share + border_share: found {total:g}, expected at most 1")
 
 
 FIRST_VIEW = AugmentConfig(
@@ -229,19 +253,17 @@ class ContrastConfig(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.temperature > 0:
-            raise InputError(f"temperature of contrast: found {self.temperature}, expected a positive number")
-        for name, low, high in (("momentum", 0.0, 1.0), ("dense_share", 0.0, 1.0)):
-            if not low <= getattr(self, name) <= high:
-                raise InputError(f"{name} of contrast: found {getattr(self, name)}, expected {low:g} to {high:g}")
+        _check(self, "temperature", 0, above=True)
+        _check(self, "momentum dense_share", 0, 1)
+        _check(self, "hidden features", 1, LARGEST_SIZE)
+        _check(self, "queue", 0, LARGEST_COUNT)
+        _check(self, "points", 2, LARGEST_COUNT)
+        _check(self, "drop_path", 0, MOST_DROPPED)
+        _check(self, "apart_mm", 0)
         if self.batch_size < 2:
-            raise InputError(
-                "batch_size of contrast: found 1, expected at least 2: an image needs others to differ from"
-            )
-        if self.queue < 0 or self.points < 2:
-            raise InputError(f"contrast: found queue {self.queue} and points {self.points}, expected >= 0 and >= 2")
+            raise InputError("batch_size: found 1, expected at least 2: an image needs others to differ from")
         if self.dense_negatives not in ("image", "batch"):
-            raise InputError(f"dense_negatives of contrast: found {self.dense_negatives!r}, expected image or batch")
+            raise InputError(f"dense_negatives: found {self.dense_negatives!r}, expected image or batch")
 
     def momentum_at(self, step: int) -> float:
         """A cosine from `momentum` to 1 over the stage."""
@@ -288,9 +310,10 @@ class TrainConfig:
             raise InputError(
                 f"organs.soft_share: found {self.organs.soft_share}, expected 0: soft labels are for the stage segment"
             )
-        if self.seed < 0:
-            raise InputError(f"seed: found {self.seed}, expected 0 or more")
-        if not self.transfer or not set(self.transfer) <= set(PARTS):
+        _check(self, "seed", 0, LARGEST_SEED)
+        if not self.window_hu[0] < self.window_hu[1]:
+            raise InputError(f"window_hu: found {list(self.window_hu)}, expected two rising numbers")
+        if not self.transfer or not set(self.transfer) <= set(PARTS) or len(set(self.transfer)) < len(self.transfer):
             raise InputError(
                 f"transfer: found {', '.join(map(str, self.transfer))!r}, expected one or both of: {', '.join(PARTS)}"
             )

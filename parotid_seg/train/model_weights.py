@@ -76,7 +76,8 @@ def read_model_weights(source: str) -> ModelWeights:
         contract = Contract.from_json(texts[METADATA_KEY], where=f"--init {source}")
     except ModelError as error:
         raise InputError(error.reason) from error
-    if _graph_hash(model) != contract.graph_sha256:
+    graph = model.graph.SerializeToString(deterministic=True)
+    if hashlib.sha256(graph).hexdigest() != contract.graph_sha256:
         raise InputError(f"--init {source}: its graph is not the exported one; the file was changed or damaged")
     if contract.precision == "int8":
         raise InputError(
@@ -155,10 +156,6 @@ def unfold_norms(unet: SwinUnet, images: Iterable[Tensor]) -> None:
 def _plain(name: str) -> str:
     """The name of a constant, whatever type it is stored in."""
     return name.removesuffix(".fp16").removesuffix(".float16")
-
-
-def _graph_hash(model: Any) -> str:
-    return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _weight(name: str, old: Tensor, module: nn.Module, stored: Weights) -> Tensor:

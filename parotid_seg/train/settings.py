@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from parotid_seg.contract import Grid
 from parotid_seg.errors import InputError, OptionError, RecordError
-from parotid_seg.records import convert, read_toml
+from parotid_seg.records import convert, read_toml, shown
 from parotid_seg.train.config import (
     FIRST_VIEW,
     IMAGENET,
@@ -26,7 +25,6 @@ from parotid_seg.train.config import (
 )
 
 C = TypeVar("C")
-LONGEST_SHOWN = 60
 """Most characters of a wrong value in a message."""
 
 PAPER = TrainConfig(
@@ -155,7 +153,8 @@ def check_init(source: str) -> None:
 def load_config(preset: str, file: Path | None = None, **overrides: Any) -> TrainConfig:
     """A preset, overridden by a TOML file's values and by keyword arguments for top-level values.
 
-    The preset "few" has another schedule for initial weights than from scratch.
+    A preset that the file names is taken in place of `preset`. The preset "few" has another schedule for initial
+    weights than from scratch.
 
     Raises:
         InputError: for an unknown preset or key, a value of the wrong type, or a file that is missing or not TOML.
@@ -163,43 +162,63 @@ def load_config(preset: str, file: Path | None = None, **overrides: Any) -> Trai
     if preset not in PRESETS:
         raise OptionError(f"--preset: found {preset!r}, expected one of: {', '.join(PRESETS)}")
     values = {} if file is None else read_toml(file, "--config")
-    start = FEW_FROM_A_MODEL if preset == "few" and _init(values, overrides) != SCRATCH else PRESETS[preset]
-    config = merge(start, values, where=str(file))
+    if "preset" in values:
+        preset = values["preset"]
+        if preset not in list(PRESETS):
+            raise InputError(f"--config: {file}: preset: found {shown(preset)}, expected one of: {', '.join(PRESETS)}")
+    init = overrides.get("init", values.get("init", SCRATCH))
+    start = FEW_FROM_A_MODEL if preset == "few" and init != SCRATCH else PRESETS[preset]
+    config = merge(start, values, where=f"--config: {file}: ")
     try:
-        return merge(config, overrides, where="arguments")
+        return merge(config, overrides)
     except InputError as error:
         raise OptionError(f"--{error.reason}") from error
 
 
-def _init(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> object:
-    return overrides.get("init", values.get("init", SCRATCH))
-
-
-def merge(config: C, values: dict[str, Any], *, where: str) -> C:
+def merge(config: C, values: dict[str, Any], *, where: str = "", table: str = "") -> C:
     """A copy of a config dataclass with some values replaced, nested tables included.
 
+    Args:
+        config: the dataclass.
+        values: by key.
+        where: beginning of error messages.
+        table: path of the config's table in the file, with a point behind it; empty for the whole file.
+
     Raises:
-        InputError: for an unknown key, a value of another type than the field, or a number that is not finite.
+        InputError: for an unknown key, a value of another type than the field, or one that is out of its bounds.
     """
     current = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}  # type: ignore[arg-type]
     hints = get_type_hints(type(config))
     changes: dict[str, Any] = {}
     for key, value in values.items():
         if key not in current:
-            raise InputError(f"{where}: unknown key {key!r}, expected one of: {', '.join(current)}")
+            raise InputError(f"{where}{table}{shown(key)[1:-1]}: unknown key, expected one of: {', '.join(current)}")
         default = current[key]
         if dataclasses.is_dataclass(default):
             if not isinstance(value, dict):
-                raise InputError(f"{where}: {key}: found {value!r}, expected a table")
-            changes[key] = merge(default, value, where=f"{where}: {key}")
+                raise InputError(f"{where}{table}{key}: found {shown(value)}, expected a table")
+            changes[key] = merge(default, value, where=where, table=f"{table}{key}.")
         else:
             try:
                 changes[key] = convert(value, hints[key])
             except RecordError as error:
-                raise InputError(f"{where}: {key}: found {str(value)[:LONGEST_SHOWN]!r}: {error.reason}") from error
+                expected = _in_words(hints[key])
+                raise InputError(f"{where}{table}{key}: found {shown(value)}, expected {expected}") from error
             if not _is_finite(changes[key]):
-                raise InputError(f"{where}: {key}: found {value!r}, expected finite numbers")
-    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+                raise InputError(f"{where}{table}{key}: found {shown(value)}, expected finite numbers")
+    try:
+        return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+    except InputError as error:
+        raise InputError(f"{where}{table}{error.reason.removeprefix(table)}") from error
+
+
+def _in_words(hint: Any) -> str:
+    """A type of a config's field in words."""
+    if get_origin(hint) is not tuple:
+        return {int: "a whole number", float: "a number", str: "a text in quotes"}[hint]
+    kind, *others = get_args(hint)
+    number = "" if others == [...] else f"{1 + len(others)} "
+    return f"a list of {number}" + {int: "whole numbers", float: "numbers", str: "texts"}[kind]
 
 
 def _is_finite(value: object) -> bool:

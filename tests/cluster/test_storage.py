@@ -107,7 +107,7 @@ def test_results_are_mirrored_here_and_come_back(bucket: Any, monkeypatch: pytes
             assert time.monotonic() < late, "it is not saved before a case has ended"
             time.sleep(0.02)
         (mirror.folder / "summary.csv").write_text("case")
-        (mirror.folder / ".partial-1-x").touch()
+        (mirror.folder / ".partial-0123456789abcdef-x").touch()
     assert sorted(path.rsplit("/", 1)[1] for path in bucket.find("/out")) == ["journal.jsonl", "summary.csv"]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, OptionError
 from parotid_seg.train.checkpoint import Checkpoint, save_checkpoint
 from parotid_seg.train.config import NetworkConfig, SegmentConfig, TrainConfig
 from parotid_seg.train.settings import FEW, INITIAL, how_to_go_on, length_note, load_config, resume_advice, to_toml
@@ -32,24 +32,60 @@ def test_toml_over_the_preset(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("epochs = 2", "unknown key 'epochs'"),
-        ("[segment]\nepoch = 2", "unknown key 'epoch'"),
-        ("[segment]\nepochs = 'two'", "Expected `int`, got `str`"),
+        ("epochs = 2", "epochs: unknown key"),
+        ("[segment]\nepoch = 2", "segment.epoch: unknown key"),
+        ("[segment]\nepochs = 'two'", 'segment.epochs: found "two", expected a whole number'),
         ("segment = 2", "expected a table"),
-        ("window_hu = 3", "Expected `array`, got `int`"),
+        ("window_hu = 3", "window_hu: found 3, expected a list of 2 numbers"),
         ("not toml", "not TOML"),
-        ("[segment]\nepochs = 0", "at least 1"),
+        ("[segment]\nepochs = 0", "segment.epochs: found 0, expected 1 to 1000000"),
         ("[grid]\nsize = 100", "expected a multiple of 16"),
         ("[network]\nheads = [3, 4, 8]", "does not divide"),
-        ("stages = [1]", "stages: found '\\[1\\]'"),
+        ("stages = [1]", r"stages: found \[1\], expected a list of texts"),
         ("transfer = ['head']", "transfer: found 'head'"),
+        ("transfer = ['encoder', 'encoder']", "transfer: found 'encoder, encoder'"),
+        ("preset = 'huge'", 'preset: found "huge", expected one of: compact'),
+        ("preset = []", r"preset: found \[\], expected one of: compact"),
+        ("seed = true", "seed: found true, expected a whole number"),
+        (f"seed = {10**300}", r"seed: found 10{59}\.\.\., expected 0 to 4294967295"),
+        ("window_hu = [300, -200]", "expected two rising numbers"),
+        ("[segment]\nlearning_rate = 1e400", "segment.learning_rate: found Infinity, expected finite numbers"),
+        (f"[segment]\nlearning_rate = {10**400}", "segment.learning_rate: found 10+"),
+        ("[segment]\nlearning_rate = 0", "segment.learning_rate: found 0.0, expected more than 0 and at most 1"),
+        ("[segment]\ngradient_norm = 0", "segment.gradient_norm: found 0.0, expected more than 0"),
+        ("[segment]\nwarmup_epochs = -1", "segment.warmup_epochs: found -1.0, expected 0 or more"),
+        ("[contrast.first]\ncrop = 0", "contrast.first.crop: found 0.0, expected more than 0 and at most 1"),
+        ("[network]\nstem = [0, 8]", r"network.stem: found \[0, 8\], expected 1 to 4096"),
+        ("'a\u001b[31m' = 1", "not TOML: Found invalid character"),
+        ('"a\\u001b[31m\\n" = 1', r": a\\u001b\[31m\\n: unknown key"),
+        (f"seed = {'1' * 5000}", "not TOML: found a number of over 4300 digits"),
+        ("x = " + "[" * 5000 + "]" * 5000, "not TOML: found too many lists and tables within each other"),
     ],
 )
 def test_wrong_settings(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(text)
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=words) as raised:
         load_config("compact", path)
+    assert str(raised.value).startswith(f"--config: {path}: ")
+    assert str(raised.value).isprintable()
+
+
+def test_files_that_are_no_text_and_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b'init = "\xe9"')
+    with pytest.raises(InputError, match="not TOML: found bytes at 8 that are not UTF-8"):
+        load_config("compact", path)
+    with pytest.raises(OptionError, match="found a folder, expected a regular file"):
+        load_config("compact", tmp_path)
+    path.write_bytes(b"\xef\xbb\xbfseed = 3")
+    assert load_config("compact", path).seed == 3
+
+
+def test_the_preset_of_a_file_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("preset = 'paper'\nseed = 3")
+    assert load_config("compact", path) == load_config("paper", seed=3)
 
 
 def test_unknown_preset_and_missing_file(tmp_path: Path) -> None:

@@ -180,4 +180,4 @@ def test_unknown_key(command: Run, data: Path, tmp_path: Path) -> None:
     done = command("train", data, "--out", tmp_path / "run", "--config", config)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "unknown key 'temprature', expected one of: epochs" in done.stderr
+    assert "contrast.temprature: unknown key, expected one of: epochs" in done.stderr

@@ -158,7 +158,7 @@ def test_the_label_ignore_is_an_error(data: Path) -> None:
 
 
 def test_shares_beyond_0_and_1_and_for_organs_are_errors() -> None:
-    with pytest.raises(InputError, match=r"soft_share of a stage: found 1\.5, expected 0 to 1"):
+    with pytest.raises(InputError, match=r"soft_share: found 1\.5, expected 0 to 1"):
         SegmentConfig(soft_share=1.5)
     with pytest.raises(InputError, match=r"organs\.soft_share: found 0\.5, expected 0"):
         TrainConfig(organs=SegmentConfig(soft_share=0.5))

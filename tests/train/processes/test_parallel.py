@@ -141,7 +141,7 @@ def test_nor_is_the_first_process_needed(options: tuple[Path | str, ...], exact:
     assert_killed(training(2, *options, run, *ALL, program=DOUBLE), run, lost=0)
     with (run / "metrics.jsonl").open("a") as file:  # as if killed later, between a record and its checkpoint
         file.write('{"epoch": 3, "loss": 9}\n{"epo')
-    (run / ".partial-1-last.pt").write_text("half of it")
+    (run / ".partial-0123456789abcdef-last.pt").write_text("half of it")
     assert ended(training(1, *options, run, *ALL, "--resume", program=DOUBLE)) == (0, [])
     assert_equal(curve(run), curve(exact))
     assert not [*run.rglob(".partial-*")]

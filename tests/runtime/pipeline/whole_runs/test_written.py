@@ -193,7 +193,7 @@ def test_a_link_for_pictures_is_not_followed(
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    orphan = elsewhere / ".partial-1-x"
+    orphan = elsewhere / ".partial-0123456789abcdef-x"
     orphan.write_text("theirs")
     (out / "pictures").symlink_to(elsewhere)
     with pytest.raises(OutputError, match="pictures: found a symbolic link, expected a folder"):
