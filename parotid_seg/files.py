@@ -166,21 +166,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: if it cannot be written, for example because the disk is full.
     """
-    partial = partial_path(path)
-    try:
-        descriptor = _create(partial)
-        try:
-            yield partial
-            if not os.path.samestat(partial.lstat(), os.fstat(descriptor)):
-                raise OSError(errno.EPERM, "another process has replaced the file while it was written")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror or error})", path=path) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with _replacing(path) as (partial, _):
+        yield partial
 
 
 def write_bytes(content: bytes | memoryview, path: Path) -> None:
@@ -189,12 +176,23 @@ def write_bytes(content: bytes | memoryview, path: Path) -> None:
     Raises:
         OutputError: if that fails.
     """
+    with _replacing(path) as (_, descriptor), open(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[tuple[Path, int]]:
+    """The file of `atomic_write`, and its descriptor."""
     partial = partial_path(path)
     try:
-        with open(_create(partial), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        descriptor = _create(partial)
+        try:
+            yield partial, descriptor
+            if not os.path.samestat(partial.lstat(), os.fstat(descriptor)):
+                raise OSError(errno.EPERM, "another process has replaced the file while it was written")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         partial.replace(path)
     except OSError as error:
         raise OutputError(f"cannot be written ({error.strerror or error})", path=path) from error

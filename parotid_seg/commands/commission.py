@@ -10,7 +10,7 @@ import typer
 
 from parotid_seg.commands.option_parameters import with_options
 from parotid_seg.commands.shared import Quiet, UsageError, Verbose, one_line_errors
-from parotid_seg.commands.terminal import following, outcome_text, print_commission
+from parotid_seg.commands.terminal import following, print_commission
 from parotid_seg.commission.commission_options import CommissionOptions
 from parotid_seg.errors import MissingModelError
 from parotid_seg.files import exists
@@ -60,10 +60,7 @@ def commission(
         with following(quiet) as line:
 
             def progress(outcome: Outcome) -> None:
-                if outcome.status == "failed":
-                    line.error(outcome.entry.failure)
-                else:
-                    line.say(outcome_text(outcome))
+                line.case(outcome)
                 line.phase("scans", outcome.number, outcome.total)
 
             record = run(_order(data, out, options, model, segmentation, line), say=line.say, progress=progress)

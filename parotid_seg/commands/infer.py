@@ -10,12 +10,12 @@ import typer
 from parotid_seg.cluster.cluster_options import ClusterOptions
 from parotid_seg.commands.option_parameters import with_options
 from parotid_seg.commands.shared import Quiet, UsageError, Verbose, one_line_errors
-from parotid_seg.commands.terminal import following, outcome_text
+from parotid_seg.commands.terminal import following
 from parotid_seg.runtime.engines.model_options import ModelOptions
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
 
 if TYPE_CHECKING:
-    from parotid_seg.runtime.pipeline.run import Outcome
+    pass
 
 
 @with_options
@@ -51,14 +51,6 @@ def infer(
         if on.cluster is None and (url := next(filter(None, map(url_of, (*scans, out))), None)):
             raise UsageError(f"{url}: found a URL, expected --cluster with it (--cluster local for this machine)")
         with following(quiet) as line:
-
-            def progress(outcome: Outcome) -> None:
-                if outcome.status == "failed":
-                    line.error(outcome.entry.failure)
-                else:
-                    line.say(outcome_text(outcome))
-                line.advance(outcome.total)
-
             if on.cluster is None:
                 summary = run(
                     scans,
@@ -67,12 +59,12 @@ def infer(
                     options,
                     model_name=model.name,
                     say=line.say,
-                    progress=progress,
+                    progress=line.case,
                 )
             else:
                 from parotid_seg.cluster.ray_executor import infer_on_cluster
 
-                summary = infer_on_cluster(scans, out, model, on, options, say=line.say, progress=progress)
+                summary = infer_on_cluster(scans, out, model, on, options, say=line.say, progress=line.case)
             url = url_of(out)
             results = "masks, summary.csv and report.html" if options.report and not url else "masks and summary.csv"
             line.say(f"{summary}; {results} in {url or out}")

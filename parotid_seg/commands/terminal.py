@@ -63,9 +63,13 @@ class Line:
             log.info("%s", text)
         self.bar.update(self._task, description=text, completed=done, total=steps, visible=True)
 
-    def advance(self, total: int) -> None:
-        """Advance the bar by one scan."""
-        self.bar.update(self._task, total=total, advance=1, visible=True)
+    def case(self, outcome: Outcome) -> None:
+        """Print the outcome of a case, and advance the bar by one scan."""
+        if outcome.status == "failed":
+            self.error(outcome.entry.failure)
+        else:
+            self.say(outcome_text(outcome))
+        self.bar.update(self._task, total=outcome.total, advance=1, visible=True)
 
 
 @contextlib.contextmanager

@@ -177,14 +177,11 @@ def _verdict(date: str, compared: int, changed: Sequence[MaskChange], conditions
         without = f"; different without effect on a mask: {different}" if different else ""
         return f"no drift: all {compared} masks are equal to {since}{without}"
     text = f"drift: {len(changed)} of {compared} masks differ from {since}"
-    text += f" ({some_of([_one(each) for each in changed])})"
+    each_dsc = (f"{each.patient}: DSC {each.dsc:.3f}" if each.dsc is not None else each.patient for each in changed)
+    text += f" ({some_of(list(each_dsc))})"
     scans = [each.patient for each in changed if "scan" in each.input_changed]
     reasons = [f"the scans of {some_of(scans)}"] if scans else []
     reasons += [different] if different else []
     if not reasons:
         return f"{text}; nothing that is recorded is different: scans, model, options, engine, versions and machine"
     return f"{text}; different since then: {'; '.join(reasons)}"
-
-
-def _one(change: MaskChange) -> str:
-    return change.patient if change.dsc is None else f"{change.patient}: DSC {change.dsc:.3f}"

@@ -166,7 +166,7 @@ def score_pairs(
         ScanError: as `evaluate`.
     """
     cases, flags, of_sides = {}, {}, {}
-    for name in sorted(pairs, key=_natural):
+    for name in sorted(pairs, key=lambda name: (len(name), name)):
         progress(name)
         found, expected = pairs[name]
         check_same_voxels(found, expected)
@@ -246,7 +246,3 @@ def masks_in(place: Path) -> dict[str, Path]:
     if not masks:
         raise InputError("no masks in this folder, expected files ending in .nii or .nii.gz", path=place)
     return masks
-
-
-def _natural(name: str) -> tuple[int, str]:
-    return len(name), name

@@ -169,9 +169,6 @@ def shape_in(path: Path, stored: Sequence[int], dtype: np.dtype[np.generic] | No
     if min(spatial) < 2:
         raise ScanError(f"found shape {shape}, expected a volume of several slices, not a single one", path=path)
     if dtype is not None and dtype.kind not in "iufb":
-        raise ScanError(f"found voxels of type {_type_name(dtype)}, expected one real number a voxel", path=path)
+        found = "RGB colour" if dtype.names else str(dtype)
+        raise ScanError(f"found voxels of type {found}, expected one real number a voxel", path=path)
     return spatial[0], spatial[1], spatial[2]
-
-
-def _type_name(dtype: np.dtype[np.generic]) -> str:
-    return "RGB colour" if dtype.names else str(dtype)

@@ -83,7 +83,9 @@ def write_seg(
             source_images=stand_ins,
             pixel_array=_numbered(mask, structures, len(labels)),
             segmentation_type=kind.upper(),
-            segment_descriptions=_segments(structures, model, notes),
+            segment_descriptions=[
+                _segment(each, number, model, notes.get(each.label, "")) for number, each in enumerate(structures, 1)
+            ],
             series_instance_uid=generate_uid(),
             series_number=SERIES_NUMBER,
             sop_instance_uid=generate_uid(),
@@ -127,11 +129,6 @@ def _stand_in(series: Series, plane: Plane, planes: tuple[Plane, ...]) -> Datase
     item.PixelSpacing = [format_number_as_ds(value) for value in planes[0].spacing_mm]
     item.SliceThickness = format_number_as_ds(abs(float(series.affine[:3, 0] @ planes[0].normal)))
     return item
-
-
-def _segments(structures: Sequence[Structure], model: str, notes: Mapping[str, str]) -> list[SegmentDescription]:
-    """The descriptions of the segments, numbered from 1."""
-    return [_segment(each, number, model, notes.get(each.label, "")) for number, each in enumerate(structures, start=1)]
 
 
 def _segment(structure: Structure, number: int, model: str, note: str) -> SegmentDescription:
