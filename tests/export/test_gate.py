@@ -262,9 +262,9 @@ def test_contours_are_found_where_nnunet_has_them(tmp_path: Path) -> None:
     for folder in ("imagesTs", "labelsTs"):
         (tmp_path / folder).mkdir()
     (tmp_path / "labelsTs" / "a.nii.gz").touch()
-    assert contour_of(tmp_path / "imagesTs" / "a_0000.nii.gz", ("CT",)) == tmp_path / "labelsTs" / "a.nii.gz"
-    assert contour_of(tmp_path / "imagesTs" / "b_0000.nii.gz", ("CT",)) is None
-    assert contour_of(tmp_path / "a_0000.nii.gz", ("CT",)) is None
+    assert contour_of(tmp_path / "imagesTs" / "a_0000.nii.gz") == tmp_path / "labelsTs" / "a.nii.gz"
+    assert contour_of(tmp_path / "imagesTs" / "b_0000.nii.gz") is None
+    assert contour_of(tmp_path / "a_0000.nii.gz") is None
 
 
 @pytest.mark.parametrize(
