@@ -144,10 +144,15 @@ def check_unchanged(
         Remarks, one line each.
 
     Raises:
-        InputError: with the patients that changed.
+        InputError: with the patients that changed, or if there are more or fewer validation patients.
     """
     if trained is None:
         return [f"--resume: {last} does not record its scans and label maps; whether one has changed is not checked"]
+    if len(trained.validation) != len(validation):
+        raise InputError(
+            f"--resume: found {len(validation)} validation patients, {last} has {len(trained.validation)}: epochs "
+            "that were validated on others cannot be compared; start a new training with another --out"
+        )
     scans, maps = [], []
     for before, patients in ((trained.train, train), (trained.validation, validation)):
         of_scan = dict(before)
