@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ DEFAULT = LabelSet({"parotid_left": 1, "parotid_right": 2})
 """Labels of masks without a file that names them."""
 RUN = "run.json"
 """File of `infer` that names its model's labels."""
+RESULTS = "results.json"
+"""File of `infer` with the structures of all masks of a folder."""
 MODEL = "the model"
 """Source of the labels of a model's masks that are in no file."""
 
@@ -34,12 +36,14 @@ class NamedLabels:
         labels: their names and numbers.
         source: the file that names them, or `MODEL`; None if there is none and `DEFAULT` is used.
         only: names of the labels that were written (`infer --only`); empty for all.
+        shown: the structures of each mask that `infer` has recorded, in the order of their numbers, by its file's name.
     """
 
     what: str
     labels: LabelSet
     source: Path | str | None = None
     only: tuple[str, ...] = ()
+    shown: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def written(self) -> list[str]:
@@ -51,7 +55,13 @@ class NamedLabels:
         return f"{self.what} have {numbers} ({self.source or 'assumed, since no file names their labels'})"
 
     def check(self, mask: Mask, path: Path) -> None:
-        """Raise ScanError if a mask holds a number without a name."""
+        """Raise ScanError if a mask holds a number without a name, or was made with other labels than the last one."""
+        shown = self.shown.get(path.name)
+        if shown is not None and list(shown) != self.written:
+            raise ScanError(
+                f"an earlier run made it, of {', '.join(shown)}; {self}; expected masks of the same structures",
+                path=path,
+            )
         known = self.labels.known - {value for name, value in self.labels.values.items() if name not in self.written}
         unknown = sorted({int(value) for value in np.unique(mask)} - known)
         if unknown:
@@ -205,7 +215,7 @@ def _labels_beside(place: Path, what: str) -> NamedLabels:
         return NamedLabels(what, DEFAULT)
     if path.name == RUN:
         labels, only = _of_model(path)
-        return NamedLabels(what, labels, path, only)
+        return NamedLabels(what, labels, path, only, _shown_in(path.with_name(RESULTS)))
     return NamedLabels(what, read_label_set(read_record(path, dict[str, Any]), path), path)
 
 
@@ -240,6 +250,35 @@ def _of_model(run: Path) -> tuple[LabelSet, tuple[str, ...]]:
         raise InputError(f"{error.reason}; expected a file of infer with the model's labels", path=run) from error
     numbers = {name: value for value, name in enumerate(record.model.contract.labels)}
     return read_label_set({"labels": numbers}, run), record.options.only
+
+
+@dataclass(frozen=True)
+class _Structure:
+    name: str
+
+
+@dataclass(frozen=True)
+class _Case:
+    structures: tuple[_Structure, ...]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Results:
+    """The fields read from a results.json."""
+
+    cases: tuple[_Case, ...]
+
+
+def _shown_in(results: Path) -> dict[str, tuple[str, ...]]:
+    """The structures of all masks of a folder by the names of their files; several runs may have made them."""
+    if not results.is_file():
+        return {}
+    try:
+        cases = read_record(results, _Results, unknown_fields=True).cases
+    except RecordError as error:
+        raise InputError(f"{error.reason}; expected a file of infer", path=results) from error
+    return {name: tuple(each.name for each in case.structures) for case in cases for name in case.files}
 
 
 def _agrees_with_default(labels: LabelSet) -> bool:

@@ -91,6 +91,29 @@ def test_a_mask_with_a_structure_that_its_run_did_not_write_is_refused(folders: 
         evaluate(folders / "predictions", folders / "references")
 
 
+@pytest.mark.parametrize("shown", [("parotid_left",), ("parotid_right", "parotid_left"), ()])
+def test_a_mask_of_an_earlier_run_with_other_structures_is_refused(folders: Path, shown: tuple[str, ...]) -> None:
+    """As results.json records it; run.json is of the last run only."""
+    both = ("parotid_left", "parotid_right")
+    model = {"contract": {"labels": ["background", *both]}}
+    (folders / "predictions" / "run.json").write_text(json.dumps({"model": model, "options": {"only": []}}))
+
+    def record(of_b: tuple[str, ...]) -> None:
+        cases = [
+            {"status": "done", "structures": [{"name": each, "ml": 1} for each in names], "files": {name: "ab"}}
+            for name, names in (("a.nii.gz", both), ("b.nii.gz", of_b))
+        ]
+        (folders / "predictions" / "results.json").write_text(json.dumps({"cases": cases}))
+
+    record(both)
+    assert evaluate(folders / "predictions", folders / "references").means["glands dsc"].mean == 1
+    record(shown)
+    with pytest.raises(
+        ScanError, match=rf"b\.nii\.gz: an earlier run made it, of {', '.join(shown)}; predictions have"
+    ):
+        evaluate(folders / "predictions", folders / "references")
+
+
 def test_a_case_is_named_once_in_a_note_on_its_dose(folders: Path) -> None:
     """Prediction and reference lie outside the dose in different shares."""
     for case in "ab":
