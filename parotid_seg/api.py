@@ -21,7 +21,7 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, OptionError
 from parotid_seg.export.build_engine import runnable
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend, output_for
@@ -32,6 +32,8 @@ from parotid_seg.scan.volume import Volume
 
 IN_MEMORY = Path("scan")
 """The name of a scan without a file, in errors."""
+LARGEST_INT = int(np.iinfo(np.int32).max)
+"""Largest whole number that a voxel may hold."""
 SUPERIOR_POSTERIOR_LEFT = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]], np.float64)
 """Directions of an array's axes in RAS."""
 
@@ -68,6 +70,8 @@ class Segmenter:
         allow_unverified: bool = False,
         flips: bool = False,
     ) -> None:
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise OptionError(f"batch_size: found {batch_size!r}, expected a whole number of at least 1, or None")
         tta = tta or flips
         options = SegmentationOptions(clean_up=clean_up, tta=tta, search=search)
         file = runnable(Path(model) if model else DEFAULT_MODEL, backend)
@@ -92,12 +96,12 @@ class Segmenter:
             agreement.
 
         Raises:
-            InputError: for an array without its spacing, or an image with another one.
+            InputError: for an array of no intensities or without its spacing, or an image with another spacing.
             ScanError: if the model cannot segment it.
         """
         if isinstance(scan, SpatialImage):
             scan = [scan]
-        if isinstance(scan, list | tuple) and all(isinstance(image, SpatialImage) for image in scan):
+        if isinstance(scan, list | tuple) and scan and all(isinstance(image, SpatialImage) for image in scan):
             if spacing_mm is not None:
                 raise InputError("spacing_mm: found one for an image, which has its own; leave it out")
             images = [nibabel.Nifti1Image.from_image(image) for image in scan]
@@ -167,14 +171,23 @@ def _volume_of(images: Sequence[nibabel.Nifti1Image]) -> Volume:
 
 
 def _images_of_array(array: ArrayLike, spacing_mm: Sequence[float] | None) -> list[nibabel.Nifti1Image]:
+    if np.ma.is_masked(array):
+        raise InputError("scan: found a masked array with hidden voxels, expected an array of numbers; fill them")
     voxels: NDArray[np.generic] = np.asarray(array)
     if voxels.ndim not in (3, 4) or voxels.dtype.kind not in "iuf":
         raise InputError(
             f"scan: found an array of shape {voxels.shape} and type {voxels.dtype}, expected numbers (D, H, W) or "
             "(C, D, H, W)"
         )
-    if spacing_mm is None or len(spacing_mm) != 3 or not all(0 < float(each) < math.inf for each in spacing_mm):
+    numbers = [] if spacing_mm is None else [each for each in spacing_mm if isinstance(each, int | float | np.number)]
+    if (
+        spacing_mm is None
+        or not len(numbers) == len(spacing_mm) == 3
+        or not all(0 < each < math.inf for each in numbers)
+    ):
         raise InputError(f"spacing_mm: found {spacing_mm}, expected the distance of slices, rows and columns in mm")
+    if voxels.dtype.kind in "iu" and voxels.size and (voxels.min() < -LARGEST_INT or voxels.max() > LARGEST_INT):
+        raise InputError(f"scan: found values from {voxels.min()} to {voxels.max()}, expected at most {LARGEST_INT}")
     affine = SUPERIOR_POSTERIOR_LEFT @ np.diag([*map(float, spacing_mm), 1.0])
     kept = voxels.astype(np.float32 if voxels.dtype.kind == "f" else np.int32)
     return [nibabel.Nifti1Image(channel, affine) for channel in (kept if voxels.ndim == 4 else kept[None])]

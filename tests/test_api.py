@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import parotid_seg
 from parotid_seg import api
-from parotid_seg.errors import InputError, ModelError, ParotidSegError, ScanError
+from parotid_seg.errors import InputError, ModelError, OptionError, ParotidSegError, ScanError
 from parotid_seg.metrics import dice
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.segmentation.segment import Segmentation
@@ -124,6 +124,15 @@ def test_batch_size_changes_nothing(expected: Segmentation, head: nibabel.Nifti1
         (np.full((20, 30, 30), 40) + np.arange(30), (3, 0, 1), InputError, "spacing_mm: found"),
         (np.full((20, 30, 30), 40) + np.arange(30), (3, 1, 1), ScanError, "not HU"),
         (np.zeros((2, 20, 30, 30)) + np.arange(30), (3, 1, 1), ScanError, "channels: found 2, expected 1"),
+        (np.full((20, 30, 30), 40) + np.arange(30), ("3", 1, 1), InputError, "spacing_mm: found"),
+        (
+            np.full((20, 30, 30), 2**32) + np.arange(30),
+            (3, 1, 1),
+            InputError,
+            "found values from 4294967296 to 42949673",
+        ),
+        (np.ma.masked_less(np.zeros((20, 30, 30)) + np.arange(30), 5), (3, 1, 1), InputError, "masked array"),
+        ([], None, InputError, "found an array of shape"),
     ],
 )
 def test_what_cannot_be_segmented(
@@ -144,6 +153,12 @@ def test_a_spacing_for_an_image_and_channels_apart(segmenter: parotid_seg.Segmen
     moved[0, 3] += 5
     with pytest.raises(InputError, match="not lie on the same voxels"):
         segmenter([head, nibabel.Nifti1Image(np.asarray(head.dataobj), moved)])
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5])
+def test_a_batch_size_that_is_none(size: Any) -> None:
+    with pytest.raises(OptionError, match=f"batch_size: found {size}, expected a whole number of at least 1"):
+        parotid_seg.Segmenter(backend="onnxruntime", batch_size=size)
 
 
 def test_a_model_that_is_none(tmp_path: Path) -> None:

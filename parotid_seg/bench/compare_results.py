@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -144,6 +144,11 @@ class _Model:
 
 
 @dataclass(frozen=True)
+class _Inputs:
+    voxels_of_a_chunk: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class _File:
     """The fields read from a bench.json."""
 
@@ -151,6 +156,7 @@ class _File:
     machine: _Machine
     model: _Model
     rows: tuple[_Row, ...]
+    inputs: _Inputs = field(default_factory=_Inputs)
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
@@ -190,6 +196,11 @@ def compare_files(old: Path, new: Path) -> SpeedComparison:
         )
         if before != after
     ]
+    shapes = [{size: each.inputs.voxels_of_a_chunk.get(str(size)) for _, size in shared} for each in (one, other)]
+    for size, before in shapes[0].items():
+        if before and (after := shapes[1][size]) and before != after:
+            found = " and ".join(" x ".join(map(str, each)) for each in (before, after))
+            notes.append(f"other scans, batches of {size} have other voxels: {found}")
     return SpeedComparison(
         tuple(_change(key, one.speeds[key], other.speeds[key], min(one.best_ms, other.best_ms)) for key in shared),
         tuple(key for key in one.speeds if key not in other.speeds),

@@ -98,7 +98,9 @@ def _check_not_read(out: Path, places: list[Path], dose: Path | None) -> None:
     """
     from parotid_seg.files import check_not_read, exists
     from parotid_seg.runtime.evaluation import masks_in
+    from parotid_seg.runtime.label_match import naming_file
     from parotid_seg.scan.search import search
 
     masks = [path for place in places for path in masks_in(place).values()]
-    check_not_read(out, [*masks, *(search([dose]).files if dose and exists(dose) else ())])
+    named = filter(None, map(naming_file, places))
+    check_not_read(out, [*masks, *named, *(search([dose]).files if dose and exists(dose) else ())])

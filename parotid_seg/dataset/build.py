@@ -7,7 +7,7 @@ depends on the lists. dataset.json is written last.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from parotid_seg.dataset.cases import ENDING, Making
 from parotid_seg.dataset.dataset_options import DEFAULTS, DataSetOptions
 from parotid_seg.dataset.find_scans import MODALITY, CandidateScan, Wanted, find_candidates
 from parotid_seg.dataset.left_out import NotUsed, write_left_out
-from parotid_seg.dataset.private import LABELLED, UNLABELLED, DataSetCase, Private, opened, write_cases
+from parotid_seg.dataset.private import ABSENT, LABELLED, UNLABELLED, DataSetCase, Private, opened, write_cases
 from parotid_seg.dataset.roi_names import RoiNames, read_names
 from parotid_seg.dataset.splits import (
     TEST,
@@ -31,6 +31,7 @@ from parotid_seg.dataset.splits import (
 )
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.records import write_record
+from parotid_seg.wording import counted, some_of
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -109,6 +110,7 @@ def build(
         _check_lists(private, earlier, [case for each, case in cases.items() if each.contoured], options)
         scans = making.labelled(cases)
         splits, roles = _lists(private, earlier, options)
+        _say_others(private, cases.values(), say)
         _say_lists(private, splits, options, say)
         making.unlabelled(scans, roles)
         write_record(splits, data / "splits.json")
@@ -140,6 +142,13 @@ def _check_lists(private: Private, earlier: Splits, contoured: Sequence[DataSetC
     people |= {case.patient for case in private.cases.values() if case.kind == LABELLED}
     people |= {patient for patient, role in roles.items() if role == TEST}
     check_counts(len(people), roles, options.validation, options.test)
+
+
+def _say_others(private: Private, found: Iterable[DataSetCase], say: Say) -> None:
+    """Print which cases stay although their scans are not among those of this run."""
+    names = {case.name for case in found}
+    if others := [case.name for case in private.cases.values() if case.kind != ABSENT and case.name not in names]:
+        say(f"of earlier runs, and not among these scans: {counted(len(others), 'case')}, kept ({some_of(others)})")
 
 
 def _say_lists(private: Private, splits: Splits, options: DataSetOptions, say: Say) -> None:

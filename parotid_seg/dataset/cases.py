@@ -109,9 +109,11 @@ class Making:
 
     def _label(self, candidate: CandidateScan, contoured: Contoured, case: DataSetCase) -> None:
         key = _key(candidate)
-        if self._is_there(case, LABELLED, key):
-            return
         path = contoured.structures.path
+        folder = str(candidate.series.folder)
+        if self._is_there(case, LABELLED, key):
+            self._at(case, folder, str(path), contoured.by)
+            return
         mask, flags = draw(contoured, candidate.series, self.labels)
         scan = _read(candidate)
         labels = canonical(mask, scan)
@@ -122,30 +124,29 @@ class Making:
         write_volume(scan.volume.voxels[0], scan, self._image_path(case, LABELLED))
         shown = tuple(label for label in self.labels if label in contoured.rois)
         labelled_case = replace(case, kind=LABELLED, key=key, labels=shown, flags=flags)
-        self._keep(replace(labelled_case, folder=str(candidate.series.folder), structures=str(path), by=contoured.by))
+        self._keep(replace(labelled_case, folder=folder, structures=str(path), by=contoured.by))
 
     def _keep_scan(self, candidate: CandidateScan, case: DataSetCase) -> None:
         key = _key(replace(candidate, contoured=None))
+        folder = str(candidate.series.folder)
         if self._is_there(case, UNLABELLED, key):
+            self._at(case, folder)
             return
         scan = _read(candidate)
         case = self._without_files(case)
         write_volume(scan.volume.voxels[0], scan, self._image_path(case, UNLABELLED))
-        self._keep(
-            replace(
-                case,
-                kind=UNLABELLED,
-                key=key,
-                flags=_flags_of_scan(scan),
-                folder=str(candidate.series.folder),
-            )
-        )
+        self._keep(replace(case, kind=UNLABELLED, key=key, flags=_flags_of_scan(scan), folder=folder))
 
     def _keep(self, case: DataSetCase) -> None:
         self.private.keep(case)
         self.made += 1
         description = "; ".join((", ".join(case.labels) or "no labels", *map(sentence, case.flags)))
         self.say(f"{case.name}: {description}")
+
+    def _at(self, case: DataSetCase, folder: str, structures: str = "", by: str = "") -> None:
+        """Record where the source of a case's files is now."""
+        if (found := replace(case, folder=folder, structures=structures, by=by)) != case:
+            self.private.keep(found)
 
     def _is_there(self, case: DataSetCase, kind: str, key: str) -> bool:
         files = [self._image_path(case, kind), *([self._label_path(case)] if kind == LABELLED else [])]

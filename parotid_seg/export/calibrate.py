@@ -12,12 +12,13 @@ from parotid_seg.contract import Contract
 from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.export.parity import contour_of, scans_in, torch_labels
 from parotid_seg.operating_range import OperatingRange
+from parotid_seg.runtime.exchanged import dsc_of_sides, exchanged_in
 from parotid_seg.runtime.fit_calibration import LEAST_GLANDS, LEAST_PATIENTS, Gland, calibrate, glands_of
 from parotid_seg.runtime.fit_operating_range import SeenPatient, operating_range, seen_patient
+from parotid_seg.runtime.label_match import Contours
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.scan.components import clean_labels
 from parotid_seg.scan.intensity import in_windows
-from parotid_seg.scan.nifti import read_mask
 from parotid_seg.scan.seen import Seen, hash_of_scan
 from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.network import ParotidNet
@@ -43,23 +44,35 @@ def calibrated_on(
     Raises:
         OptionError: if there are too few patients, a mask is missing, or the model was trained on a patient whose mask
             it makes.
-        ScanError: if a scan, a contour or a mask cannot be read.
+        InputError: if the labels of contours or masks cannot be matched with the model's by name.
+        ScanError: if a scan, a contour or a mask cannot be read, or a contour has ignored voxels.
     """
     masks = place / MASKS if (place / MASKS).is_dir() else None
     glands: list[Gland] = []
     seen: list[SeenPatient] = []
     found = scans_in(place, contract.channels, option="--calibrate", ignore=[place / MASKS])
     known = _check_unseen(found, contract, place) if masks is None else True
+    without: list[str] = []
+    of_sides: dict[str, tuple[float, float]] = {}
     for sources in found:
         first = sources[0]
-        contour = contour_of(first, contract.channels) if isinstance(first, Path) else None
-        if contour is not None:
-            try:
-                volume, mask, drawn = _patient(sources, contour, masks, net, contract)
-                glands += glands_of(contour.name, volume, mask, drawn, contract)
-                seen.append(seen_patient(contour.name, volume, mask, contract))
-            except ScanError as error:
-                raise ScanError(error.reason, path=error.path or place_of(first)) from error
+        contour = contour_of(first) if isinstance(first, Path) else None
+        if contour is None:
+            without.append(place_of(first).name)
+            continue
+        try:
+            volume, mask, drawn = _patient(sources, contour, masks, net, contract)
+            glands += glands_of(contour.name, volume, mask, drawn, contract)
+            seen.append(seen_patient(contour.name, volume, mask, contract))
+            if sides := dsc_of_sides(mask, drawn, contract.labels):
+                of_sides[contour.name] = sides
+        except ScanError as error:
+            raise ScanError(error.reason, path=error.path or place_of(first)) from error
+    text, exchanged = exchanged_in(of_sides, "masks", "contours")
+    if exchanged:
+        report(f"warning: {text}: {len(exchanged)} of {len(found)} ({some_of(exchanged)})")
+    if without:
+        report(f"not calibrated on, since without a contour: {len(without)} of {len(found)} ({some_of(without)})")
     patients = len({each.patient for each in glands})
     whose = "the model's masks" if masks is None else "masks of models not trained on them"
     made = f"{patients} patients, {whose}"
@@ -109,12 +122,12 @@ def _patient(
 ) -> tuple[Volume, Mask, Mask]:
     """A patient's scan, the mask in a folder or that of the model, and the contour."""
     scan = read_scan(sources)
-    drawn, _ = read_mask(contour, like=scan)
+    drawn = Contours(contract.labels, contour.parent).read(contour, scan, complete=True)
     if masks is None:
         volume, windows = in_windows(scan.volume, contract.channels, contract.windows)
         mask = clean_labels(torch_labels(net, volume, windows, contract.grid), contract.labels)
     elif (masks / contour.name).is_file():
-        mask, _ = read_mask(masks / contour.name, like=scan)
+        mask = Contours(contract.labels, masks).read(masks / contour.name, scan)
     else:
         raise OptionError(f"--calibrate: {masks}: found no {contour.name}, expected a mask of each patient")
     return scan.volume, mask, drawn

@@ -16,12 +16,12 @@ from parotid_seg.contract import Contract, Grid
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.metrics import dice
 from parotid_seg.runtime.engines.engine_file import BatchProfile
+from parotid_seg.runtime.label_match import Contours
 from parotid_seg.runtime.pipeline.discovery import find_scans
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.runtime.tolerance import MaskDifference, Tolerance, difference
 from parotid_seg.scan.chunks import Inputs, chunks, segmented
 from parotid_seg.scan.intensity import Windows, in_windows
-from parotid_seg.scan.nifti import read_mask
 from parotid_seg.scan.volume import Mask, Volume, Voxels
 from parotid_seg.train.network import ParotidNet
 
@@ -92,7 +92,7 @@ class Parity:
         batch: numbers of samples at once.
 
     Raises:
-        InputError: if there is no scan to compare on.
+        InputError: if there is no scan to compare on, or labels of contours cannot be matched with the model's by name.
         ScanError: if a scan cannot be read, or is a CT that is not in HU.
     """
 
@@ -106,8 +106,8 @@ class Parity:
                 volume, windows = in_windows(scan.volume, contract.channels, contract.windows)
             except ScanError as error:
                 raise ScanError(error.reason, path=place_of(first)) from error
-            contour_file = contour_of(first, contract.channels) if isinstance(first, Path) else None
-            contour = read_mask(contour_file, like=scan)[0] if contour_file else None
+            contour_file = contour_of(first) if isinstance(first, Path) else None
+            contour = Contours(contract.labels, contour_file.parent).read(contour_file, scan) if contour_file else None
             for each, outline in _sizes(volume, contour, batch.opt) if number == 0 else [(volume, contour)]:
                 expected = torch_labels(net, each, windows, contract.grid)
                 self.comparisons.append(ComparedScan(place_of(first).name, each, windows, expected, outline))
@@ -190,7 +190,7 @@ def scans_in(
     return scans
 
 
-def contour_of(scan: Path, channels: Sequence[str]) -> Path | None:
+def contour_of(scan: Path) -> Path | None:
     """The contour that belongs to a scan in nnU-Net's raw layout, if there is one."""
     if not scan.parent.name.startswith("imagesT"):
         return None

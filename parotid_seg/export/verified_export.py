@@ -181,7 +181,8 @@ def _chosen(
         write_record(record, _record_of(out))
         if not proof.worst.passed:
             draw_failure(proof, content, source.parity, picture)
-        raise ModelError(f"not written: {proof.failure}; see {_record_of(out)}", path=out)
+        earlier = "; the file of this name is of an earlier export" if out.exists() else ""
+        raise ModelError(f"not written: {proof.failure}; see {_record_of(out)}{earlier}", path=out)
     if len(passed) == 1:
         return passed[0].candidate, passed[0].proof
     with source.seconds.of("time on the CPU"):

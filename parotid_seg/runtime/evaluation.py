@@ -112,7 +112,8 @@ class Evaluation:
                     cases_by_text[f"partly or wholly outside the dose grid: {flag.structure}"].append(case)
                 else:
                     cases_by_text[sentence(flag)].append(case)
-        return [f"{text}: {counted(len(cases), 'case')} ({some_of(cases)})" for text, cases in cases_by_text.items()]
+        each_once = {text: dict.fromkeys(cases) for text, cases in cases_by_text.items()}
+        return [f"{text}: {counted(len(cases), 'case')} ({some_of(cases)})" for text, cases in each_once.items()]
 
 
 def evaluate(

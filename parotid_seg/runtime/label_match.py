@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,19 @@ from numpy.typing import NDArray
 
 from parotid_seg.errors import InputError, RecordError, ScanError
 from parotid_seg.records import read_record
-from parotid_seg.scan.label_set import LARGEST_VALUE, LabelSet, read_label_set
+from parotid_seg.scan.label_set import DESCRIPTION, LARGEST_VALUE, LabelSet, read_label_set
 from parotid_seg.scan.labels import side_of, structure_words
+from parotid_seg.scan.nifti import NiftiScan, read_mask
 from parotid_seg.scan.volume import Mask
 
 DEFAULT = LabelSet({"parotid_left": 1, "parotid_right": 2})
 """Labels of masks without a file that names them."""
+RUN = "run.json"
+"""File of `infer` that names its model's labels."""
+RESULTS = "results.json"
+"""File of `infer` with the structures of all masks of a folder."""
+MODEL = "the model"
+"""Source of the labels of a model's masks that are in no file."""
 
 
 @dataclass(frozen=True)
@@ -27,23 +34,39 @@ class NamedLabels:
     Attributes:
         what: "predictions" or "references".
         labels: their names and numbers.
-        source: the file that names them; None if there is none and `DEFAULT` is used.
+        source: the file that names them, or `MODEL`; None if there is none and `DEFAULT` is used.
+        only: names of the labels that were written (`infer --only`); empty for all.
+        shown: the structures of each mask that `infer` has recorded, in the order of their numbers, by its file's name.
     """
 
     what: str
     labels: LabelSet
-    source: Path | None = None
+    source: Path | str | None = None
+    only: tuple[str, ...] = ()
+    shown: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def written(self) -> list[str]:
+        """Names of the labels that the masks can show."""
+        return [name for name in self.labels.values if not self.only or name in self.only]
 
     def __str__(self) -> str:
-        numbers = ", ".join(f"{value} = {name}" for name, value in self.labels.values.items())
+        numbers = ", ".join(f"{self.labels.values[name]} = {name}" for name in self.written)
         return f"{self.what} have {numbers} ({self.source or 'assumed, since no file names their labels'})"
 
     def check(self, mask: Mask, path: Path) -> None:
-        """Raise ScanError if a mask holds a number without a name."""
-        unknown = sorted({int(value) for value in np.unique(mask)} - self.labels.known)
+        """Raise ScanError if a mask holds a number without a name, or was made with other labels than the last one."""
+        shown = self.shown.get(path.name)
+        if shown is not None and list(shown) != self.written:
+            raise ScanError(
+                f"an earlier run made it, of {', '.join(shown)}; {self}; expected masks of the same structures",
+                path=path,
+            )
+        known = self.labels.known - {value for name, value in self.labels.values.items() if name not in self.written}
+        unknown = sorted({int(value) for value in np.unique(mask)} - known)
         if unknown:
             numbers = ", ".join(map(str, unknown))
-            expected = ", ".join(map(str, sorted(self.labels.known)))
+            expected = ", ".join(map(str, sorted(known)))
             raise ScanError(f"found label {numbers}, expected one of {expected}: {self}", path=path)
 
 
@@ -88,7 +111,7 @@ class LabelMatch:
         for side, scored in ((self.predictions, self.pairs.keys()), (self.references, self.pairs.values())):
             if side.source is None:
                 notes.append(str(side))
-            if lonely := [name for name in side.labels.values if name not in scored]:
+            if lonely := [name for name in side.written if name not in scored]:
                 notes.append(f"not scored, since only the {side.what} have it: {', '.join(lonely)}")
         return notes
 
@@ -101,7 +124,52 @@ def match_labels(predictions: Path, references: Path) -> LabelMatch:
     Raises:
         InputError: if a file that names labels is invalid, if labels are ambiguous, or if none match.
     """
-    found, expected = _labels_beside(predictions, "predictions"), _labels_beside(references, "references")
+    return _matched(
+        _labels_beside(predictions, "predictions"), _labels_beside(references, "references"), (predictions, references)
+    )
+
+
+class Contours:
+    """Reads a folder's contours with the numbers of a model's labels, matched by name.
+
+    Args:
+        model: names of the model's labels by value, background first.
+        folder: of the contours, see `naming_file`.
+
+    Raises:
+        InputError: as `match_labels`.
+    """
+
+    def __init__(self, model: Sequence[str], folder: Path) -> None:
+        numbers = {name: value for value, name in enumerate(model) if value}
+        self._found = _labels_beside(folder, "contours")
+        places = (folder, folder)
+        pairs = _matched(NamedLabels("masks", LabelSet(numbers), MODEL), self._found, places).pairs
+        self._values = np.zeros(LARGEST_VALUE + 1, np.uint8)
+        for name, other in pairs.items():
+            self._values[self._found.labels.values[other]] = numbers[name]
+
+    def read(self, path: Path, scan: NiftiScan, *, complete: bool = False) -> Mask:
+        """A contour (D, H, W) in the order of its scan's voxels; labels that the model lacks and ignored voxels are 0.
+
+        Args:
+            path: its file.
+            scan: the scan.
+            complete: whether ignored voxels are an error.
+
+        Raises:
+            ScanError: if it cannot be read, lies on other voxels, or holds a number without a name.
+        """
+        mask, _ = read_mask(path, like=scan)
+        self._found.check(mask, path)
+        if complete and self._found.labels.ignore is not None and (mask == self._found.labels.ignore).any():
+            raise ScanError("found voxels labelled 'ignore', expected a contour of the whole scan", path=path)
+        return self._values[mask]
+
+
+def _matched(found: NamedLabels, expected: NamedLabels, places: tuple[Path, Path]) -> LabelMatch:
+    """See `match_labels`; `places` are the folders of both."""
+    predictions, references = places
     for named_side, unnamed_side, place in ((found, expected, references), (expected, found, predictions)):
         if (
             named_side.source is not None
@@ -113,10 +181,10 @@ def match_labels(predictions: Path, references: Path) -> LabelMatch:
                 f"nothing names the labels of these {unnamed_side.what}, {expects}: {named_side}", path=place
             )
     pairs: dict[str, str] = {}
-    for name in found.labels.values:
-        same = [other for other in expected.labels.values if other == name] or [
+    for name in found.written:
+        same = [other for other in expected.written if other == name] or [
             other
-            for other in expected.labels.values
+            for other in expected.written
             if _meaning(other) == _meaning(name) and other not in found.labels.values
         ]
         if len(same) > 1 or (same and same[0] in pairs.values()):
@@ -128,17 +196,27 @@ def match_labels(predictions: Path, references: Path) -> LabelMatch:
     return LabelMatch(found, expected, pairs)
 
 
-def _labels_beside(place: Path, what: str) -> NamedLabels:
-    """The labels of the model that made the masks (run.json beside them), else those of their data set (dataset.json
-    beside them or in the folder above)."""
+def naming_file(place: Path) -> Path | None:
+    """The file that names the labels of masks: that of the run that made them (run.json beside them), else that of
+    their data set (dataset.json beside them or in the folder above); None if there is none.
+
+    Args:
+        place: their folder, or one mask.
+    """
     folder = place.parent if place.is_file() else place
-    run = folder / "run.json"
-    if run.is_file():
-        return NamedLabels(what, _of_model(run), run)
-    for path in (folder / "dataset.json", folder.resolve().parent / "dataset.json"):
-        if path.is_file():
-            return NamedLabels(what, read_label_set(read_record(path, dict[str, Any]), path), path)
-    return NamedLabels(what, DEFAULT)
+    places = (folder / RUN, folder / DESCRIPTION, folder.resolve().parent / DESCRIPTION)
+    return next((path for path in places if path.is_file()), None)
+
+
+def _labels_beside(place: Path, what: str) -> NamedLabels:
+    """The labels of masks, by `naming_file`."""
+    path = naming_file(place)
+    if path is None:
+        return NamedLabels(what, DEFAULT)
+    if path.name == RUN:
+        labels, only = _of_model(path)
+        return NamedLabels(what, labels, path, only, _shown_in(path.with_name(RESULTS)))
+    return NamedLabels(what, read_label_set(read_record(path, dict[str, Any]), path), path)
 
 
 @dataclass(frozen=True)
@@ -152,19 +230,55 @@ class _RunFileModel:
 
 
 @dataclass(frozen=True)
+class _RunFileOptions:
+    only: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class _RunFile:
     """The fields read from a run.json."""
 
     model: _RunFileModel
+    options: _RunFileOptions = _RunFileOptions()
 
 
-def _of_model(run: Path) -> LabelSet:
+def _of_model(run: Path) -> tuple[LabelSet, tuple[str, ...]]:
+    """The labels of the model of a run, and those of --only."""
     try:
-        names = read_record(run, _RunFile, unknown_fields=True).model.contract.labels
+        record = read_record(run, _RunFile, unknown_fields=True)
     except RecordError as error:
         raise InputError(f"{error.reason}; expected a file of infer with the model's labels", path=run) from error
-    numbers = {name: value for value, name in enumerate(names)}
-    return read_label_set({"labels": numbers}, run)
+    numbers = {name: value for value, name in enumerate(record.model.contract.labels)}
+    return read_label_set({"labels": numbers}, run), record.options.only
+
+
+@dataclass(frozen=True)
+class _Structure:
+    name: str
+
+
+@dataclass(frozen=True)
+class _Case:
+    structures: tuple[_Structure, ...]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Results:
+    """The fields read from a results.json."""
+
+    cases: tuple[_Case, ...]
+
+
+def _shown_in(results: Path) -> dict[str, tuple[str, ...]]:
+    """The structures of all masks of a folder by the names of their files; several runs may have made them."""
+    if not results.is_file():
+        return {}
+    try:
+        cases = read_record(results, _Results, unknown_fields=True).cases
+    except RecordError as error:
+        raise InputError(f"{error.reason}; expected a file of infer", path=results) from error
+    return {name: tuple(each.name for each in case.structures) for case in cases for name in case.files}
 
 
 def _agrees_with_default(labels: LabelSet) -> bool:

@@ -81,6 +81,19 @@ def test_five_per_cent_slower(written: Callable[..., Path], command: Run) -> Non
     assert command("bench", "compare", new, old).returncode == 0
 
 
+def test_other_scans_are_reported(written: Callable[..., Path]) -> None:
+    def inputs(columns: int) -> dict[str, Any]:
+        return {"voxels_of_a_chunk": {"1": [1, 1, 128, 128], "16": [16, 1, 128, columns], "64": [64, 1, 9, columns]}}
+
+    old = written("old.json", content(1, BOTH, inputs=inputs(128)))
+    same = written("same.json", content(2, BOTH, inputs=inputs(128)))
+    new = written("new.json", content(2, {**BOTH, ("ORT", 16): 2.0}, inputs=inputs(200)))
+    assert compare_files(old, same).notes == ()
+    words = "other scans, batches of 16 have other voxels: 16 x 1 x 128 x 128 and 16 x 1 x 128 x 200"
+    assert compare_files(old, new).notes == (words,)
+    assert compare_files(old, new).lines()[0] == f"note: {words}; the comparison is not reliable"
+
+
 def test_a_machine_that_is_slower_today_is_no_slower_engine(written: Callable[..., Path]) -> None:
     old, new = written("old.json", content(1, BOTH)), written("new.json", content(2, BOTH, disturbed=0.6))
     found = compare_files(old, new)

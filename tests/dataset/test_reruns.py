@@ -248,3 +248,32 @@ def test_too_few_patients_to_train_are_reported(dicom: Path, data: Path) -> None
     said.clear()
     build([dicom], data, say=said.append)
     assert not any(line.startswith("too few") for line in said)
+
+
+def test_where_a_case_comes_from_is_kept_up_to_date(dicom: Path, data: Path) -> None:
+    write_study(dicom / "a", patient="P0")
+    write_study(dicom / "b", patient="P1", seed=1)
+    write_study(dicom / "c", patient="P2", seed=2, rois=None)
+    build([dicom], data)
+    before = {row["folder"]: row["case"] for row in rows(data, "cases.csv")}
+    for name in "abc":
+        (dicom / name).rename(dicom / f"moved_{name}")
+    assert build([dicom], data).made == 0
+    found = {row["case"]: (row["folder"], row["rtstruct"]) for row in rows(data, "cases.csv")}
+    for name in "abc":
+        folder = dicom / f"moved_{name}"
+        contours = "" if name == "c" else str(folder / "contours.dcm")
+        assert found[before[str(dicom / name)]] == (str(folder), contours)
+
+
+def test_cases_whose_scans_are_gone_are_counted(dicom: Path, data: Path) -> None:
+    write_study(dicom / "a", patient="P0")
+    write_study(dicom / "b", patient="P1", seed=1)
+    said: list[str] = []
+    build([dicom], data, say=said.append)
+    gone = case_from(data, dicom / "a")
+    line = f"of earlier runs, and not among these scans: 1 case, kept ({gone})"
+    assert line not in said
+    shutil.rmtree(dicom / "a")
+    assert build([dicom], data, say=said.append).labelled == 2
+    assert line in said

@@ -1,6 +1,7 @@
 """`export --calibrate`: the patients' contours, and the masks of the model or of a cross-validation."""
 
 import dataclasses
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -119,9 +120,54 @@ def test_masks_of_a_cross_validation(tmp_path: Path) -> None:
 def test_a_patient_without_contour_is_not_used_and_too_few_are_refused(tmp_path: Path) -> None:
     folder = masks_for(place_for(tmp_path / "data"))
     (folder / "labelsTr" / "p3.nii.gz").unlink()
+    said: list[str] = []
     with pytest.raises(
         OptionError, match="found 18 structures of 9 patients with mask and contour, expected at least 20"
     ):
+        calibrated_on(folder, NO_NET, Here.contract, said.append)
+    assert said == ["not calibrated on, since without a contour: 1 of 10 (p3_0000.nii.gz)"]
+
+
+def renumber(folder: Path, *values: int) -> None:
+    for path in folder.iterdir():
+        image = nibabel.load(path)
+        changed = np.array(values, np.uint8)[np.asarray(image.dataobj)]
+        nibabel.save(nibabel.Nifti1Image(changed, image.affine), path)
+
+
+def name_labels(folder: Path, **numbers: int) -> None:
+    (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, **numbers}}))
+
+
+def test_contours_and_masks_are_matched_by_the_names_of_their_labels(tmp_path: Path) -> None:
+    """As `dataset.json` and `run.json` name them; the model has 1 left, 2 right."""
+    folder = masks_for(place_for(tmp_path / "data"))
+    (usual,), _ = calibrated_on(folder, NO_NET, Here.contract)
+    renumber(folder / "labelsTr", 0, 5, 2)
+    name_labels(folder, Parotid_R=2, Parotid_L=5, spinal_cord=1)
+    labels = {"labels": ["background", "parotid_left", "parotid_right"]}
+    (folder / "masks" / "run.json").write_text(json.dumps({"model": {"contract": labels}}))
+    said: list[str] = []
+    assert calibrated_on(folder, NO_NET, Here.contract, said.append)[0] == (usual,)
+    assert said[0].startswith("calibrated on ")
+    name_labels(folder, parotid_left=2, parotid_right=5)
+    (found,), _ = calibrated_on(folder, NO_NET, Here.contract, said.append)
+    assert found.mean_dsc == 0
+    assert f"left and right seem exchanged between masks and contours, DSC 0.00, {usual.mean_dsc:.2f}" in "".join(said)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({"tumour": 1, "node": 2}, "no label has the same name on both sides: masks have 1 = parotid_left"),
+        ({"parotid_left": 1}, r"p0\.nii\.gz: found label 2, expected one of 0, 1: contours have 1 = parotid_left"),
+        ({"parotid_left": 1, "ignore": 2}, "found voxels labelled 'ignore', expected a contour of the whole scan"),
+    ],
+)
+def test_contours_that_cannot_be_compared_are_refused(tmp_path: Path, labels: dict[str, int], words: str) -> None:
+    folder = masks_for(place_for(tmp_path / "data", patients=1))
+    name_labels(folder, **labels)
+    with pytest.raises(ParotidSegError, match=words):
         calibrated_on(folder, NO_NET, Here.contract)
 
 

@@ -101,6 +101,16 @@ def test_a_sabotaged_model_is_not_written(
     assert out.with_suffix(".parity.png").stat().st_size > 10_000
 
 
+def test_a_file_of_an_earlier_export_is_said_to_be_one(tmp_path: Path) -> None:
+    proof = SimpleNamespace(failure="its masks differ", worst=SimpleNamespace(passed=True))
+    out = tmp_path / "model.onnx"
+    for earlier in (False, True):
+        with pytest.raises(ModelError, match="not written: its masks differ") as failed:
+            module._chosen([module._Tried(Any, proof, b"")], Any, {}, out, print)  # type: ignore[arg-type]
+        assert failed.value.reason.endswith("; the file of this name is of an earlier export") == earlier
+        out.write_bytes(b"earlier")
+
+
 @pytest.fixture(scope="module")
 def overflowing_graph(
     checkpoint: Checkpoint, translated: tuple[onnx.ModelProto, Contract], two: Path
@@ -262,9 +272,9 @@ def test_contours_are_found_where_nnunet_has_them(tmp_path: Path) -> None:
     for folder in ("imagesTs", "labelsTs"):
         (tmp_path / folder).mkdir()
     (tmp_path / "labelsTs" / "a.nii.gz").touch()
-    assert contour_of(tmp_path / "imagesTs" / "a_0000.nii.gz", ("CT",)) == tmp_path / "labelsTs" / "a.nii.gz"
-    assert contour_of(tmp_path / "imagesTs" / "b_0000.nii.gz", ("CT",)) is None
-    assert contour_of(tmp_path / "a_0000.nii.gz", ("CT",)) is None
+    assert contour_of(tmp_path / "imagesTs" / "a_0000.nii.gz") == tmp_path / "labelsTs" / "a.nii.gz"
+    assert contour_of(tmp_path / "imagesTs" / "b_0000.nii.gz") is None
+    assert contour_of(tmp_path / "a_0000.nii.gz") is None
 
 
 @pytest.mark.parametrize(

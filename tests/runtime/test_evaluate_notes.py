@@ -1,5 +1,8 @@
-"""`parotid-seg evaluate` says what was found: exchanged sides, a file that is no mask, masks without a partner."""
+"""`parotid-seg evaluate` says what was found: exchanged sides, a file that is no mask, masks without a partner, and
+structures that were not written."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from parotid_seg.errors import ScanError
+from parotid_seg.runtime.compare import compare
+from parotid_seg.runtime.evaluate import evaluate
 from tests.command_line import Run
 
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
@@ -50,3 +56,81 @@ def test_exchanged_sides_are_named(command: Run, folders: Path, cases: str) -> N
     told = "left and right seem exchanged between predictions and references, DSC 0.00, 1.00 when exchanged: "
     assert told + names in " ".join(done.stdout.split())
     assert "exchanged" not in command("evaluate", folders / "references", folders / "references").stdout
+
+
+def only_left(folders: Path) -> None:
+    """Masks as `infer --only parotid_left` leaves them."""
+    for path in (folders / "predictions").glob("*.nii.gz"):
+        save(path, np.array([0, 1, 0], np.uint8)[np.asarray(nibabel.load(path).dataobj)])
+    model = {"contract": {"labels": ["background", "parotid_left", "parotid_right"]}}
+    content = {"model": model, "options": {"only": ["parotid_left"], "tta": False}}
+    (folders / "predictions" / "run.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_structures_that_infer_was_not_asked_for_are_not_scored(folders: Path, named: bool) -> None:
+    only_left(folders)
+    shutil.copytree(folders / "references", folders / "other")
+    if named:
+        labels = {"background": 0, "parotid_left": 1, "parotid_right": 2}
+        (folders / "references" / "dataset.json").write_text(json.dumps({"labels": labels}))
+    result = evaluate(folders / "predictions", folders / "references")
+    assert result.labels.names == ("background", "parotid_left")
+    assert result.means["glands dsc"].mean == 1
+    assert "not scored, since only the references have it: parotid_right" in result.notes
+    assert not any("only the predictions" in note for note in result.notes)
+    record = compare(folders / "predictions", folders / "other", folders / "references")
+    assert {each.structure for each in record.differences} == {"parotid_left", "glands"}
+    assert record.verdict == "no verdict: found 2 patients with both masks, expected at least 6"
+
+
+def test_a_mask_with_a_structure_that_its_run_did_not_write_is_refused(folders: Path) -> None:
+    only_left(folders)
+    shutil.copy(folders / "references" / "a.nii.gz", folders / "predictions")
+    with pytest.raises(ScanError, match=r"found label 2, expected one of 0, 1: predictions have 1 = parotid_left \("):
+        evaluate(folders / "predictions", folders / "references")
+
+
+@pytest.mark.parametrize("shown", [("parotid_left",), ("parotid_right", "parotid_left"), ()])
+def test_a_mask_of_an_earlier_run_with_other_structures_is_refused(folders: Path, shown: tuple[str, ...]) -> None:
+    """As results.json records it; run.json is of the last run only."""
+    both = ("parotid_left", "parotid_right")
+    model = {"contract": {"labels": ["background", *both]}}
+    (folders / "predictions" / "run.json").write_text(json.dumps({"model": model, "options": {"only": []}}))
+
+    def record(of_b: tuple[str, ...]) -> None:
+        cases = [
+            {"status": "done", "structures": [{"name": each, "ml": 1} for each in names], "files": {name: "ab"}}
+            for name, names in (("a.nii.gz", both), ("b.nii.gz", of_b))
+        ]
+        (folders / "predictions" / "results.json").write_text(json.dumps({"cases": cases}))
+
+    record(both)
+    assert evaluate(folders / "predictions", folders / "references").means["glands dsc"].mean == 1
+    record(shown)
+    with pytest.raises(
+        ScanError, match=rf"b\.nii\.gz: an earlier run made it, of {', '.join(shown)}; predictions have"
+    ):
+        evaluate(folders / "predictions", folders / "references")
+
+
+def test_a_case_is_named_once_in_a_note_on_its_dose(folders: Path) -> None:
+    """Prediction and reference lie outside the dose in different shares."""
+    for case in "ab":
+        dose = np.ones((7, 10, 10), np.float32)
+        save(folders / "doses" / f"{case}.nii.gz", dose)
+        save(folders / "predictions" / f"{case}.nii.gz", np.full((10, 10, 10), 2, np.uint8))
+    notes = evaluate(folders / "predictions", folders / "references", dose=folders / "doses").notes
+    assert "partly or wholly outside the dose grid: parotid_right: 2 cases (a, b)" in notes
+
+
+@pytest.mark.parametrize("name", ["run.json", "dataset.json"])
+def test_files_that_name_labels_are_not_replaced(command: Run, folders: Path, name: str) -> None:
+    only_left(folders)
+    labels = {"background": 0, "parotid_left": 1, "parotid_right": 2}
+    (folders / "dataset.json").write_text(json.dumps({"labels": labels}))
+    place = folders / "predictions" / name if name == "run.json" else folders / name
+    before = place.read_bytes()
+    done = command("evaluate", folders / "predictions", folders / "references", "--out", place)
+    assert (done.returncode, place.read_bytes()) == (2, before)
+    assert f"{place}: cannot be written: it is one of the files that are read" in done.stderr

@@ -139,8 +139,13 @@ def check_unchanged(last: Path, trained: Trained, train: Sequence[Patient], vali
         train, validation: the patients now.
 
     Raises:
-        InputError: with the patients that changed.
+        InputError: with the patients that changed, or if there are more or fewer validation patients.
     """
+    if len(trained.validation) != len(validation):
+        raise InputError(
+            f"--resume: found {len(validation)} validation patients, {last} has {len(trained.validation)}: epochs "
+            "that were validated on others cannot be compared; start a new training with another --out"
+        )
     scans, maps = [], []
     for before, patients in ((trained.train, train), (trained.validation, validation)):
         of_scan = dict(before)

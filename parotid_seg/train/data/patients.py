@@ -22,7 +22,7 @@ from parotid_seg.records import read_record, record_text
 from parotid_seg.scan.ct.slice_order import misfits
 from parotid_seg.scan.grid import body_centre
 from parotid_seg.scan.intensity import Window, Windows, fixed_windows, in_windows
-from parotid_seg.scan.labels import LEFT, RIGHT, side_of
+from parotid_seg.scan.labels import LEFT, RIGHT, mirrored_labels, side_of
 from parotid_seg.scan.nifti import read_mask, read_nifti
 from parotid_seg.scan.seen import voxels_hash
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels
@@ -157,7 +157,8 @@ def check_labels(data: DataSet, train: Sequence[Patient], validation: Sequence[P
         Remarks, one line each.
 
     Raises:
-        InputError: if label maps are empty, with their patients. Single maps of other organs may be empty.
+        InputError: if label maps are empty, or show left and right structures on the other side, with their patients.
+            Single maps of other organs may be empty.
     """
     if not data.label_folder:
         return []
@@ -167,6 +168,12 @@ def check_labels(data: DataSet, train: Sequence[Patient], validation: Sequence[P
         raise InputError(
             f"found no voxel of any label in the label maps of {named(empty)}, expected some in each; patients "
             "without any belong in no list of splits.json",
+            path=folder,
+        )
+    if swapped := [each.name for each in (*train, *validation) if each.contoured and _is_swapped(each, data.labels)]:
+        raise InputError(
+            f"left and right are swapped in {len(swapped)} of {len(train) + len(validation)} label maps: "
+            f"{named(swapped)}; expected the patient's left and right, as scan and label map state them",
             path=folder,
         )
     for patients, what in ((train, "training"), (validation, "validation")):
@@ -189,9 +196,26 @@ def check_labels(data: DataSet, train: Sequence[Patient], validation: Sequence[P
     return notes
 
 
+def _is_swapped(patient: Patient, names: Sequence[str]) -> bool:
+    """Whether a left structure lies to the right of its counterpart, or, without counterpart, far on the right side."""
+    partners = mirrored_labels(names)
+    left_mm = {
+        value: _left_of_middle_mm(patient, value)
+        for value, name in enumerate(names)
+        if patient.shown_in[value] and side_of(name)
+    }
+    for value, offset_mm in left_mm.items():
+        partner = partners[value]
+        alone = partner == value or partner not in left_mm
+        aside_mm = offset_mm - (0.0 if alone else left_mm[partner])
+        if (aside_mm if side_of(names[value]) == RIGHT else -aside_mm) > (ASIDE_MM if alone else 0.0):
+            return True
+    return False
+
+
 def _left_of_middle_mm(patient: Patient, value: int) -> float:
     """Distance of a structure from the body's middle to the patient's left; columns run to the patient's left."""
-    counts = np.count_nonzero(patient.labels == value, axis=(0, 1))
+    counts = np.count_nonzero(patient.labels[list(patient.shown_in[value])] == value, axis=(0, 1))
     column = float(counts @ np.arange(len(counts)) / counts.sum())
     return column * patient.volume.spacing_mm[2] - patient.centre_mm[1]
 

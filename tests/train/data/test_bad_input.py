@@ -72,6 +72,24 @@ def sides_that_do_not_pair(data: Path) -> list[str]:
     return ["dataset.json: found no counterpart of the same name on the other side for parotid_left (left), parotis_re"]
 
 
+def sides_swapped(data: Path) -> list[str]:
+    """In a label map of the training and one of the validation; the names pair."""
+    for name in ("p1", "p4"):
+        path = data / "labelsTr" / f"{name}.nii.gz"
+        image = nibabel.load(path)
+        swapped = np.array([0, 2, 1], np.uint8)[np.asarray(image.dataobj)]
+        nibabel.save(nibabel.Nifti1Image(swapped, image.affine), path)
+    return ["labelsTr: left and right are swapped in 2 of 6 label maps: p1, p4; expected the patient's left and right"]
+
+
+def a_gland_alone_on_the_wrong_side(data: Path) -> list[str]:
+    path = data / "labelsTr" / "p2.nii.gz"
+    image = nibabel.load(path)
+    alone = np.array([0, 0, 1], np.uint8)[np.asarray(image.dataobj)]
+    nibabel.save(nibabel.Nifti1Image(alone, image.affine), path)
+    return ["labelsTr: left and right are swapped in 1 of 6 label maps: p2;"]
+
+
 def in_two_lists(data: Path) -> list[str]:
     (data / "splits.json").write_text(json.dumps({"train": ["p0", "p1"], "validation": ["p1", "p2"]}))
     return ["splits.json: found patients more than once: p1 (train and validation)"]
@@ -128,6 +146,8 @@ def one_patient(data: Path) -> list[str]:
         empty_label_maps,
         only_ignored,
         sides_that_do_not_pair,
+        sides_swapped,
+        a_gland_alone_on_the_wrong_side,
         in_two_lists,
         one_scan_in_both_lists,
         validation_scan_in_pre_training,
