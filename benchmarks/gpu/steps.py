@@ -13,6 +13,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -164,6 +165,12 @@ def read_steps(out: Path) -> dict[str, Any]:
     return {}
 
 
+def cpu_seconds() -> float:
+    """What ended processes of this one have computed, on all cores together."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def in_turn(steps: Sequence[Step], done: dict[str, Any]) -> list[Step]:
     """Steps that are left: `setup` before all others, then those that were never tried, then those that failed."""
     left = [step for step in steps if done.get(step.name, {}).get("status") != 0]
@@ -182,11 +189,12 @@ def run_all(steps: Sequence[Step], out: Path, minutes: float, slower: float, log
             return True
         print(f"== {step.name}", flush=True)
         (out / TRYING).unlink(missing_ok=True)
-        started, most_s = time.monotonic(), 60 * step.minutes * slower
+        started, computed, most_s = time.monotonic(), cpu_seconds(), 60 * step.minutes * slower
         status = run(step, min(most_s, left_s), log)
         if isinstance(status, str) and most_s <= left_s:  # else it was perhaps only short of time
             avoid_what_was_tried(out)
-        done[step.name] = {"status": status, "seconds": round(time.monotonic() - started, 1)}
+        spent = {"seconds": time.monotonic() - started, "cpu_seconds": cpu_seconds() - computed}
+        done[step.name] = {"status": status, **{name: round(each, 1) for name, each in spent.items()}}
         partial = out / ".steps.json"
         partial.write_text(json.dumps(done, indent=1) + "\n")
         partial.replace(out / "steps.json")

@@ -49,6 +49,13 @@ def test_steps_go_on_after_a_failure_and_are_done_once(tmp_path: Path, monkeypat
     assert (out / "log.txt").read_text().splitlines() == ["well", "other", "now"]
 
 
+def test_what_a_step_computes_is_counted(tmp_path: Path) -> None:
+    run_all([step("computes", "sum(range(8_000_000))"), step("waits", "import time; time.sleep(0.3)")], tmp_path)
+    computes, waits = steps.read_steps(tmp_path).values()
+    assert 0.1 <= computes["cpu_seconds"] <= 2 * computes["seconds"]
+    assert waits["cpu_seconds"] < min(waits["seconds"], computes["cpu_seconds"])
+
+
 def test_what_hangs_or_crashes_is_tried_once_more_after_the_others(tmp_path: Path) -> None:
     crash = "import os; print('crash', flush=True); os.abort()"
     again = f"print('lost', flush=True); raise SystemExit({AGAIN})"
