@@ -131,6 +131,11 @@ def is_installed(about: dict[str, Any], site: Path) -> bool:
     return mark.is_file() and mark.read_text() == about["sha256"]
 
 
+def default_site() -> Path:
+    """The folder of packages of this Python."""
+    return Path(sysconfig.get_paths()["platlib"])
+
+
 def machine() -> dict[str, Any]:
     """GPU and driver as nvidia-smi reports them, processors, Python."""
     found = {"python": platform.python_version(), "processors": os.cpu_count(), "gpu": "nvidia-smi: not found"}
@@ -150,7 +155,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--site", type=Path, help="folder of packages; default: that of this Python")
     options = parser.parse_args(words)
-    site = options.site or Path(sysconfig.get_paths()["platlib"])
+    site = options.site or default_site()
     options.out.mkdir(parents=True, exist_ok=True)
     about = read_bundle(options.bundle)
     if not is_installed(about, site):

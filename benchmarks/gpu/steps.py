@@ -19,11 +19,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from gpu.install import default_site, is_installed, read_bundle
 from gpu.tried import AGAIN, TRYING, avoid_what_was_tried
 
 HERE = Path(__file__).parent
@@ -177,9 +178,20 @@ def in_turn(steps: Sequence[Step], done: dict[str, Any]) -> list[Step]:
     return sorted(left, key=lambda step: (step.name != "setup", step.name in done))
 
 
-def run_all(steps: Sequence[Step], out: Path, minutes: float, slower: float, log: TextIO) -> dict[str, Any]:
-    """Run the steps that are left, and those that hang or crash once more after the others; results by step."""
-    began, done = time.monotonic(), read_steps(out)
+def run_all(
+    steps: Sequence[Step], out: Path, minutes: float, slower: float, log: TextIO, again: Collection[str] = ()
+) -> dict[str, Any]:
+    """Run the steps that are left, and those that hang or crash once more after the others; results by step.
+
+    Args:
+        steps: all of them.
+        out: where results of earlier calls are, and are written.
+        minutes: for this call.
+        slower: times the limit of each step.
+        log: where to write what they print.
+        again: steps that are done again.
+    """
+    began, done = time.monotonic(), {name: found for name, found in read_steps(out).items() if name not in again}
 
     def once(step: Step) -> bool:
         """Run a step; whether it need not be tried once more."""
@@ -225,8 +237,11 @@ def main(words: Sequence[str] | None = None) -> None:
         print(dry_list(steps))
         return
     options.out.mkdir(parents=True, exist_ok=True)
+    # the results may have been carried here from a machine on which it was done
+    is_missing = options.bundle and not is_installed(read_bundle(options.bundle), default_site())
+    again = {"setup"} if is_missing else set()
     with (options.out / "log.txt").open("a", encoding="utf-8") as log:
-        done = run_all(steps, options.out, options.minutes, options.slower, log)
+        done = run_all(steps, options.out, options.minutes, options.slower, log, again)
     with contextlib.suppress(OSError):
         print((options.out / "gpu.md").read_text(encoding="utf-8"))
     print(json.dumps(done))

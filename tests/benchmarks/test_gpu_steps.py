@@ -49,6 +49,24 @@ def test_steps_go_on_after_a_failure_and_are_done_once(tmp_path: Path, monkeypat
     assert (out / "log.txt").read_text().splitlines() == ["well", "other", "now"]
 
 
+def test_setup_is_done_again_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results may be carried from one to the next, where the bundle is not installed."""
+    planned = [step("setup", "print('set up')"), step("probe", "print('probed')")]
+    monkeypatch.setattr(steps, "plan", lambda _: planned)
+    monkeypatch.setattr(steps, "read_bundle", lambda folder: {"bundle": folder})
+    places = []
+
+    def is_installed(about: dict[str, Path], site: Path) -> bool:
+        places.append((about["bundle"].name, site))
+        return len(places) == 2
+
+    monkeypatch.setattr(steps, "is_installed", is_installed)
+    for _ in range(3):
+        steps.main(["--out", str(tmp_path), "--bundle", "b"])
+    assert (tmp_path / "log.txt").read_text().split("\n")[:-1] == ["set up", "probed", "set up"]
+    assert places[0] == ("b", steps.default_site())
+
+
 def test_what_a_step_computes_is_counted(tmp_path: Path) -> None:
     run_all([step("computes", "sum(range(8_000_000))"), step("waits", "import time; time.sleep(0.3)")], tmp_path)
     computes, waits = steps.read_steps(tmp_path).values()
