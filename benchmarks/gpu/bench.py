@@ -1,26 +1,28 @@
 """Speed on an NVIDIA GPU: torch in its ways against our backends, on the same slices in one run, within minutes.
 
-In this order, the most important first:
+In these parts, the most important first:
 
-first_use   what `infer` does on its first use: graphs that are made, the choice of `auto` and its reasons, seconds
-peaks       what the machine does at best: products in FP32, TF32 and FP16, copies on the device and over the bus
-sweep       by batch size, taking turns, with copies, and computing alone; changed voxels against torch in FP32; share
-            of the roofline; memory. First torch eager and every graph that `infer` may choose from; then, beside
-            torch in FP32 and the fastest of ours, what must be compiled or built: torch.compile, TensorRT; and then the
-            last graph with other options of onnxruntime
-trace       DIR/trace.json.gz: the engine's part of the pipeline on one scan, to be opened in Perfetto
-end_to_end  `parotid-seg infer` by number of workers, with our fastest; memory
+first-use   what `infer` does on its first use: graphs that are made, the choice of `auto` and its reasons, seconds
+eager       what the machine does at best: products in FP32, TF32 and FP16, copies on the device and over the bus; then
+            torch eager and every graph that `infer` may choose from by batch size, taking turns, with copies, and
+            computing alone; changed voxels against torch in FP32; share of the roofline; memory
+compiled    the same of torch.compile with CUDA graphs, beside torch in FP32 and the fastest of ours
+end-to-end  DIR/trace.json.gz: the engine's part of the pipeline on one scan, to be opened in Perfetto; and
+            `parotid-seg infer` by number of workers, with our fastest; memory
+options     as `compiled`, of the last graph with other options of onnxruntime
+engines     as `compiled`, of TensorRT
 
 The scans, the network for torch and the graphs are made from the package. torch needs timm; our backends need
 onnxruntime-gpu and onnx, and tensorrt or tensorrt-rtx with pycuda. What is missing, fails or finds no time is named
 and skipped. DIR/gpu.json and DIR/gpu.md are written anew after every part, so a run that is cut leaves what it has,
-and the same command does the parts that are missing. With `--device cpu` the same code runs what there is on a CPU,
+and the same command does what is missing. With `--device cpu` the same code runs what there is on a CPU,
 which is for trying it and says nothing about GPUs.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -31,7 +33,7 @@ import numpy as np
 
 from gpu.contenders import BackendContender, Contender, DeviceMemory, load_exactly, release_cached
 from gpu.end_to_end import end_to_end, trace
-from gpu.first_use import first_use
+from gpu.first_use import first_use, left_by_an_earlier
 from gpu.inputs import GRAPHS, VARIANTS, graph_file, make_checkpoint, make_scans
 from gpu.probe import read_probe
 from gpu.record import Record, machine
@@ -50,15 +52,12 @@ from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
 from parotid_seg.scan.chunks import cut
 
-SHARE_OF_BUILDS = 0.35
-"""Of all the time: after that much no engine is built any more."""
-SHARE_OF_A_BUILD = 0.15
-"""Of all the time: the longest for one engine."""
-SHARE_OF_FIRST_USE = 0.25
-"""Of all the time: the longest for the first use of `infer`."""
-FIRST, COMPILED, TRIALS = PARTS = "first", "compiled", "trials"
-"""Parts of the sweep: those that start at once; those that must be compiled or built; and other options of onnxruntime,
-last, since an error of a GPU may end all work of a process."""
+SHARE_OF_A_BUILD = 0.35
+"""Of the time: the longest for building one engine."""
+FIRST_USE, EAGER, COMPILED, END_TO_END, OPTIONS, BUILT = PARTS = (
+    *("first-use", "eager", "compiled"),
+    *("end-to-end", "options", "engines"),
+)
 
 
 @dataclass
@@ -75,7 +74,7 @@ class Entry:
     precision: str
     load: Callable[[], Contender]
     infer: Mapping[str, str] = field(default_factory=dict)
-    part: str = FIRST
+    part: str = EAGER
 
 
 def torch_entries(options: argparse.Namespace, record: Record) -> dict[str, Entry]:
@@ -115,7 +114,7 @@ def our_entries(options: argparse.Namespace, models: Mapping[str, Path], record:
         found[f"onnxruntime {graph}"] = Entry(graph.split()[0], load, infer)
     for variant, provider in VARIANTS.items() if GRAPHS[-1] in models else ():
         load = partial(with_provider, models[GRAPHS[-1]], provider, gpu_index(options.device) or 0)
-        found[f"onnxruntime {GRAPHS[-1]}, {variant}"] = Entry("fp16", load, part=TRIALS)
+        found[f"onnxruntime {GRAPHS[-1]}, {variant}"] = Entry("fp16", load, part=OPTIONS)
     for library in LIBRARIES:
         for precision in (graph for graph in models if graph in ("fp32", "fp16")):
             if options.device == "cpu":
@@ -124,7 +123,7 @@ def our_entries(options: argparse.Namespace, models: Mapping[str, Path], record:
             engine = options.work / f"{precision}.{library}.engine"
             load = partial(built, options, models[precision], engine, library, record.budget_s * SHARE_OF_A_BUILD)
             infer = {"--model": str(engine), "--backend": library}
-            found[f"{library} {precision}"] = Entry(precision, load, infer, COMPILED)
+            found[f"{library} {precision}"] = Entry(precision, load, infer, BUILT)
     return found
 
 
@@ -159,7 +158,7 @@ def load_all(found: Mapping[str, Entry], record: Record, memory: DeviceMemory) -
     for name, entry in found.items():
         started = time.monotonic()
         with memory.of(name):
-            contender = record.attempt(name, entry.load, until=SHARE_OF_BUILDS if name.startswith("tensorrt") else 1.0)
+            contender = record.attempt(name, entry.load)
         if contender is not None:
             ready[name], seconds[name] = contender, round(time.monotonic() - started, 2)
     record.add("load_s", seconds)
@@ -203,7 +202,7 @@ def after_sweep(
         work = partial(trace, contender.backend, covered[0], size, options.out / "trace.json.gz")
         if record.attempt("trace", lambda: (work(), True)):
             record.add("trace", {"file": "trace.json.gz", "of": f"one scan, {name}, batches of {size}"})
-        record.attempt(f"closing {name}", contender.backend.close)
+        record.guarded(f"closing {name}", contender.backend.close)
     samples = float(np.mean([sum(chunk.size for chunk in cut(scan, contract.grid, size)) for scan in covered]))
     about = {
         "scans": options.many,
@@ -219,9 +218,13 @@ def after_sweep(
 def graph_files(options: argparse.Namespace, record: Record) -> dict[str, Path]:
     """Files of the graphs that can be made and run here, by name."""
     found = {}
+    failed = {line["model"]: line["error"] for line in read_probe(options.out) if "error" in line}
     for name in GRAPHS:
         if options.device == "cpu" and name.endswith("fused"):
             record.skip(f"onnxruntime {name}", "needs a GPU")
+            continue
+        if name in failed:  # it would perhaps end all work of this process
+            record.skip(f"onnxruntime {name}", f"failed in the probe: {failed[name]}")
             continue
         given = options.fp16 if name == "fp16" else None
         path = given or record.attempt(f"graph {name}", partial(graph_file, name, options.fp32))
@@ -230,74 +233,103 @@ def graph_files(options: argparse.Namespace, record: Record) -> dict[str, Path]:
     return found
 
 
-def sweeps(
-    options: argparse.Namespace, scans: Sequence[Path], ours: Mapping[str, Entry], gpu: int | None, record: Record
+def measure_sweep(
+    options: argparse.Namespace,
+    part: str,
+    scans: Sequence[Path],
+    ours: Mapping[str, Entry],
+    gpu: int | None,
+    record: Record,
 ) -> None:
-    """All parts of the sweep, as far as they were not measured yet."""
-    missing = {part: left_of(part, options.batch_sizes, record.content) for part in PARTS}
-    if not any(missing.values()):
+    """A part that compares by batch size, as far as it was not measured yet."""
+    sizes = left_of(part, options.batch_sizes, record.content)
+    entries = {**(record.attempt("torch", partial(torch_entries, options, record)) or {}), **ours} if sizes else {}
+    names = [name for name, entry in entries.items() if entry.part == part]
+    if not names:
         return
-    entries = {**(record.attempt("torch", partial(torch_entries, options, record)) or {}), **ours}
-    precisions = {name: entry.precision for name, entry in entries.items()}
+    if part != EAGER:  # beside them, so that they are measured in turns with what they are compared with
+        best = record.attempt("the fastest of ours", partial(fastest, record.content.get("sweep", {}), ours))
+        names = [name for name in (REFERENCE, best[0] if best else "") if name in entries] + names
     contract = read_model(options.fp32)[1]
     covered = in_memory([(scan,) for scan in scans[:MOST_SCANS]], contract)
     memory = DeviceMemory(gpu)
-    ready: dict[str, Contender] = {}
-    for part, sizes in missing.items():
-        names = [name for name, entry in entries.items() if entry.part == part]
-        if not (names and sizes):
-            continue
-        if part != FIRST:  # beside them, so that they are measured in turns with what they are compared with
-            best = record.attempt("the fastest of ours", partial(fastest, record.content.get("sweep", {}), ours))
-            names = [name for name in (REFERENCE, best[0] if best else "") if name in entries] + names
-        ready |= load_all({name: entries[name] for name in names if name not in ready}, record, memory)
-        turns = {name: ready[name] for name in names if name in ready}
-        if not any(entries[name].part == part for name in turns):
-            continue
-        sweep(part, sizes, covered, options.fp32, contract, turns, precisions, record, options.repeats, memory)
+    ready = load_all({name: entries[name] for name in names}, record, memory)
+    if any(entries[name].part == part for name in ready):
+        precisions = {name: entry.precision for name, entry in entries.items()}
+        sweep(part, sizes, covered, options.fp32, contract, ready, precisions, record, options.repeats, memory)
     if gpu is not None:
         record.add("driver_after_the_sweep", nvidia_smi_values(gpu))
     close_all(ready, record)
 
 
+def measure_first_use(options: argparse.Namespace, record: Record) -> None:
+    """The first use, or what there is of it when it fails or the time is over."""
+    before = left_by_an_earlier(options.out) or record.content.get(FIRST_USE, {})
+    if before:
+        record.add(FIRST_USE, before)
+    if before and "stopped" not in before:
+        return
+    found = record.attempt("first use", partial(first_use, options.fp32, options.device, options.out, record.left_s))
+    if found and len(found) >= len(before):
+        record.add(FIRST_USE, found)
+    if found and "stopped" in found:
+        record.skip("the rest of the first use", found["stopped"])
+        record.out_of_time = True
+
+
 def measure(options: argparse.Namespace, record: Record) -> None:
-    """All parts that the record does not have yet, each as far as the time and the packages go."""
+    """All wanted parts that the record does not have yet, each as far as the time and the packages go."""
     index = gpu_index(options.device) or 0
     gpu = None if options.device == "cpu" else index
     make_folder(options.work)
     record.add("machine", machine(options.device, index))
     record.add("probe", read_probe(options.out))
-    if "first_use" not in record.content:
-        most_s = record.budget_s * SHARE_OF_FIRST_USE
-        found = record.attempt("first use", partial(first_use, options.fp32, options.device, most_s))
-        if found:
-            record.add("first_use", found)
-    measure_peaks(options, index, record)
-    scans = record.attempt("scans", lambda: options.scans or make_scans(options.work / "scans"))
-    if scans is None:
-        return
-    ours = our_entries(options, graph_files(options, record), record)
-    sweeps(options, scans, ours, gpu, record)
-    record.attempt("trace and end to end", lambda: after_sweep(options, scans, ours, gpu, record))
+    for record.part in options.parts:
+        if record.part == FIRST_USE:
+            measure_first_use(options, record)
+            continue
+        if record.part == EAGER:
+            measure_peaks(options, index, record)
+        scans = record.attempt("scans", lambda: options.scans or make_scans(options.work / "scans"))
+        if scans is None:
+            continue
+        ours = our_entries(options, graph_files(options, record), record)
+        if record.part == END_TO_END:
+            record.attempt("trace and end to end", partial(after_sweep, options, scans, ours, gpu, record))
+            continue
+        measure_sweep(options, record.part, scans, ours, gpu, record)
+
+
+def is_lost(device: str) -> bool:
+    """Whether a GPU does no more work for this process, as after an illegal access, as far as torch can tell."""
+    torch = sys.modules.get("torch")
+    if device == "cpu" or torch is None or not torch.cuda.is_available():
+        return False
+    try:
+        torch.cuda.synchronize(gpu_index(device) or 0)
+    except Exception:  # whatever the driver says
+        return True
+    return False
 
 
 def close_all(ready: dict[str, Contender], record: Record) -> None:
     """Free the memory of all contenders."""
     for name, contender in ready.items():
         if isinstance(contender, BackendContender):
-            record.attempt(f"closing {name}", contender.backend.close)
+            record.guarded(f"closing {name}", contender.backend.close)
     ready.clear()
     release_cached()
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Measure and write; status 1 if the time was too short for something."""
+    """Measure and write; status 1 if something failed or the time was too short for it."""
     parser = argparse.ArgumentParser(
         prog="gpu bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for scans, checkpoint and engines")
-    parser.add_argument("--minutes", type=float, default=7.0, help="for everything; what does not fit is skipped")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; default: everything")
+    parser.add_argument("--minutes", type=float, default=8.0, help="for everything; what does not fit is skipped")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
     parser.add_argument("--scans", type=Path, nargs="+", help="NIfTI scans; default: made from the example")
     parser.add_argument("--checkpoint", type=Path, help="default: the packaged model's")
@@ -310,12 +342,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--many", type=int, default=40, help="scans of an end-to-end run, copied to be as many")
     options = parser.parse_args(words)
     make_folder(options.out)
-    record = Record(options.out, options.minutes, {"device": options.device, "model": hash_file(options.fp32)})
+    key = {"device": options.device, "model": hash_file(options.fp32)}
+    record = Record(options.out, options.minutes, key, options.parts, is_lost=partial(is_lost, options.device))
     try:
         measure(options, record)
     except ParotidSegError as error:
         raise SystemExit(str(error)) from error
     record.save()
-    print((options.out / "gpu.md").read_text())
-    if record.out_of_time:
+    if set(options.parts) == set(PARTS):
+        print((options.out / "gpu.md").read_text())
+    if record.failed or record.out_of_time:
         raise SystemExit(1)

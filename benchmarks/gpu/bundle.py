@@ -8,6 +8,8 @@ provider only the code for one compute capability stays, and of that the kernels
 from __future__ import annotations
 
 import argparse
+import base64
+import csv
 import hashlib
 import json
 import re
@@ -29,6 +31,8 @@ ROOT = Path(__file__).parents[2]
 EXPECTED = {"contourpy", "filelock", "jinja2", "numpy", "onnxruntime", "pillow", "rich", "scipy", "typer"}
 """Dependencies that are expected there: torch, timm, onnx, onnxruntime, scipy, matplotlib, typer and what they need."""
 GPU_PACKAGE = "onnxruntime-gpu"
+FOR_TESTS = ("pytest", "pluggy", "iniconfig")
+"""pytest, and what it needs besides packages that are there: packaging, and Pygments, which rich needs."""
 PLATFORMS = [*(f"manylinux_2_{minor}_x86_64" for minor in (34, 31, 28, 27, 24, 17)), "manylinux2014_x86_64"]
 UNUSED = re.compile(
     r"onnxruntime/(datasets|backend)/"
@@ -49,7 +53,7 @@ def wanted(pyproject: Path) -> list[str]:
     """Names of the packages that the bundle brings."""
     declared = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
     names = [re.split(r"[^\w.-]", each, maxsplit=1)[0] for each in declared]
-    return [GPU_PACKAGE, *(name for name in names if name.lower() not in EXPECTED)]
+    return [GPU_PACKAGE, *(name for name in names if name.lower() not in EXPECTED), *FOR_TESTS]
 
 
 def download(names: Sequence[str], python: str, folder: Path) -> None:
@@ -73,6 +77,20 @@ def unpack(wheels: Sequence[Path], site: Path) -> dict[str, str]:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(site, [each for each in archive.namelist() if not UNUSED.match(each)])
     return versions
+
+
+def correct_records(site: Path) -> None:
+    """Let the packages' records have the files that are there, as they are: by them an installation is checked."""
+    for record in site.glob("*.dist-info/RECORD"):
+        with record.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.reader(file) if (site / row[0]).is_file()]
+        for row in rows:
+            if row[1]:
+                content = (site / row[0]).read_bytes()
+                digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+                row[1:] = [f"sha256={digest}", str(len(content))]
+        with record.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def trim(provider: Path, table: Path, capability: str, most_unlaunched: int) -> None:
@@ -132,6 +150,7 @@ def main(words: Sequence[str] | None = None) -> None:
             tag = f"cp{options.python.replace('.', '')}"
             table = options.table or table_for(versions[GPU_PACKAGE], tag)
             trim(provider, table, options.capability, MOST_UNLAUNCHED)
+        correct_records(site)
         parts = pack(site, options.out, PART_BYTES)
         digest = hashlib.sha256()
         for part in parts:

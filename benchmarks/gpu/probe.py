@@ -3,8 +3,8 @@
 Asked of every graph that `infer` may choose: the model file, FP16, and both with fused operators. The CPU's labels are
 those of the model file. Each chunk's labels are compared when the chunk is the first of its shape (computed plainly),
 the second (a CUDA graph is captured) and a later one (the graph is replayed). Chunks of a shape differ, so that a graph
-that were replayed on old inputs would show. OUT/probe.jsonl has a line for each graph; a graph whose line has no error
-is not probed again.
+that were replayed on old inputs would show. Each graph has a process of its own, as one that fails may end all work of
+its process. OUT/probe.jsonl has a line for each graph; a graph whose line has no error is not probed again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import numpy as np
 
 from gpu.contenders import load_exactly
 from gpu.inputs import GRAPHS, graph_file, make_scans
+from gpu.isolated import isolated
+from gpu.table import PHASES
 from parotid_seg.bench.inputs import in_memory, rotation
 from parotid_seg.files import make_folder, write_text
 from parotid_seg.models import DEFAULT_MODEL
@@ -27,7 +29,6 @@ from parotid_seg.runtime.engines.base import Backend, Times, labels_of
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Mask
 
-PHASES = ("plain", "captured", "replayed")
 CHUNKS = 4
 """Different chunks of a size: those with the largest structures."""
 TIMED, WARM = 30, 5
@@ -54,8 +55,6 @@ def expected_labels(model: Path, scans: Sequence[Path], sizes: Sequence[int]) ->
 def probe(name: str, model: Path, device: str, expected: Expected) -> dict[str, Any]:
     """What a graph does on a device, against the CPU: seconds to make and load it, changed voxels, times in ms by
     size."""
-    if device == "cpu" and name.endswith("fused"):
-        return {"ran": "not on a CPU, which lacks its operators"}
     started = time.monotonic()
     file = graph_file(name, model)
     made = time.monotonic()
@@ -96,6 +95,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--scans", type=Path, nargs="+", help="NIfTI scans; default: made from the example")
     parser.add_argument("--fp32", type=Path, default=DEFAULT_MODEL)
     parser.add_argument("--sizes", type=int, nargs="+", default=[16, 64], help="samples of a chunk")
+    parser.add_argument("--seconds", type=float, default=30.0, help="for a graph")
     options = parser.parse_args(words)
     make_folder(options.out)
     make_folder(options.work)
@@ -106,10 +106,15 @@ def main(words: Sequence[str] | None = None) -> None:
     scans = options.scans or make_scans(options.work / "scans")
     expected = expected_labels(options.fp32, scans, options.sizes)
     for name in missing:
+        given = (name, options.fp32, options.device, expected)
         try:
-            lines[name] = {"model": name, **probe(name, options.fp32, options.device, expected)}
-        except Exception as error:  # whatever a library raises: the other graphs are probed, too
-            lines[name] = {"model": name, "error": f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"}
+            if options.device == "cpu" and name.endswith("fused"):
+                found = {"ran": "not on a CPU, which lacks its operators"}
+            else:
+                found = isolated(probe, *given, most_s=options.seconds)
+        except (RuntimeError, TimeoutError) as error:  # the other graphs are probed, too
+            found = {"error": str(error)}
+        lines[name] = {"model": name, **found}
         print(json.dumps(lines[name]), flush=True)
         write_text("".join(json.dumps(line) + "\n" for line in lines.values()), options.out / "probe.jsonl")
     if any("error" in line for line in lines.values()):

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gpu.table import table
+from gpu.tried import AGAIN, Tried
 from parotid_seg.bench.system_state import about_machine, nvidia_smi_values
 from parotid_seg.files import write_text
 from parotid_seg.system import versions_of
@@ -27,26 +28,39 @@ class Record:
     """Figures, what was skipped and why, and the time there is.
 
     Args:
-        folder: where to write. The figures that are there are kept if they have the same key; what was skipped is
-            forgotten, to be tried again.
+        folder: where to write. The figures that are there are kept if they have the same key. What was skipped is
+            forgotten, to be tried again, unless it ended an earlier process.
         minutes: the time for everything.
         key: what the figures depend on.
+        parts: what is tried now; what was skipped of other parts is kept.
         clock: returns the time in seconds.
+        is_lost: whether the GPU does no more work for this process; asked after errors.
 
     Attributes:
         content: all figures.
+        failed: whether something was skipped since it failed.
         out_of_time: whether something was skipped since the time was too short for it.
+        part: what is tried now, of `parts`; belongs to what is skipped.
     """
 
     def __init__(
-        self, folder: Path, minutes: float, key: Mapping[str, str], clock: Callable[[], float] = time.monotonic
+        self,
+        folder: Path,
+        minutes: float,
+        key: Mapping[str, str],
+        parts: Sequence[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+        is_lost: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._folder, self._clock, self._began = folder, clock, clock()
+        self._folder, self._clock, self._began, self._is_lost = folder, clock, clock(), is_lost
+        self._tried = Tried(folder)
         self.budget_s = 60 * minutes
         before = read(folder)
         kept = before if before.get("key") == dict(key) else {}
-        self.out_of_time = False
-        self.content: dict[str, Any] = {**kept, "key": dict(key), "budget_s": self.budget_s, "skipped": []}
+        self.failed = self.out_of_time = False
+        self.part = ""
+        skipped = [each for each in kept.get("skipped", []) if each["part"] not in ("", *parts)]
+        self.content: dict[str, Any] = {**kept, "key": dict(key), "skipped": skipped}
 
     @property
     def left_s(self) -> float:
@@ -59,17 +73,36 @@ class Record:
             self.out_of_time = True
             self.skip(what, "no time left for it")
             return None
-        try:
-            return work()
-        except Exception as error:  # whatever a library raises: the others go on
-            self.skip(what, f"{type(error).__name__}: {' '.join(str(error).split())[:400]}")
+        return self.guarded(what, work)
+
+    def guarded(self, what: str, work: Callable[[], T]) -> T | None:
+        """Do something; None, and said why, if it does not work, or hung or crashed in an earlier process.
+
+        Raises:
+            SystemExit: if nothing else can work in this process either, with status `AGAIN`.
+        """
+        if what in self._tried.avoided:
+            self.skip(what, "it hung or crashed before")
             return None
+        try:
+            with self._tried.now(what):
+                return work()
+        except Exception as error:  # whatever a library raises: the others go on
+            self.failed = True
+            self.skip(what, f"{type(error).__name__}: {' '.join(str(error).split())[:400]}")
+        if self._is_lost():
+            self._tried.avoid(what)
+            print(f"the GPU does no more work for this process: {what} is not tried again", flush=True)
+            raise SystemExit(AGAIN)
+        return None
 
     def skip(self, what: str, why: str) -> None:
         """Name what is skipped."""
-        print(f"skipped: {what}: {why}", flush=True)
-        self.content["skipped"].append({"what": what, "why": why})
-        self.save()
+        found = {"part": self.part, "what": what, "why": why}
+        if found not in self.content["skipped"]:
+            print(f"skipped: {what}: {why}", flush=True)
+            self.content["skipped"].append(found)
+            self.save()
 
     def add(self, name: str, found: Any) -> None:
         """Keep what was found, and write everything."""
@@ -79,7 +112,6 @@ class Record:
 
     def save(self) -> None:
         """Write both files."""
-        self.content["seconds"] = round(self.budget_s - self.left_s, 1)
         write_text(json.dumps(self.content, indent=1) + "\n", self._folder / "gpu.json")
         write_text(table(self.content), self._folder / "gpu.md")
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from gpu.contenders import Contender, DeviceMemory, through
 from gpu.record import Record, percentiles, share_of_bus, traffic, within
+from gpu.table import MOST_CHANGED
 from parotid_seg.bench.inputs import rotation
 from parotid_seg.bench.roofline import Peaks, roofline
 from parotid_seg.contract import Contract
@@ -26,7 +27,7 @@ COUNTED = 16
 """Most samples of the chunk whose operations are counted, on the CPU; larger chunks follow in proportion."""
 SHARE_OF_SWEEP = 0.8
 """Of all the time: after that much no batch size is begun any more."""
-SHARE_OF_COMPILING, SHARE_OF_A_SIZE = 0.22, 0.05
+SHARE_OF_COMPILING, SHARE_OF_A_SIZE = 0.5, 0.12
 """Of all the time: the longest for the warm-up of one contender, and for the rounds of a batch size."""
 
 
@@ -45,7 +46,7 @@ def warm_all(
     inputs: Sequence[Inputs], ready: dict[str, Contender], record: Record, memory: DeviceMemory
 ) -> tuple[dict[str, list[Mask]], dict[str, dict[str, Any]]]:
     """Labels, and the first figures, of each contender after its warm-up; one that is too slow to start is dropped."""
-    samples, most_s = len(inputs[0]["neighbours"]), record.budget_s * SHARE_OF_COMPILING
+    samples, most_s = len(inputs[0]["neighbours"]), min(record.budget_s * SHARE_OF_COMPILING, record.left_s)
     labels: dict[str, list[Mask]] = {}
     rows: dict[str, dict[str, Any]] = {}
     for name, contender in list(ready.items()):
@@ -75,7 +76,8 @@ def sweep_size(
     """All contenders in turns on the same chunks of one batch size."""
     samples = len(inputs[0]["neighbours"])
     labels, rows = warm_all(inputs, ready, record, memory)
-    timed = in_turns({name: ready[name] for name in rows}, inputs, repeats, record.budget_s * SHARE_OF_A_SIZE)
+    timed = in_turns({name: ready[name] for name in rows}, inputs, repeats, record)
+    rows = {name: rows[name] for name in timed}
     for name, (passes, alone) in timed.items():
         row, contender = rows[name], ready[name]
         row |= {"ms": percentiles(passes), "alone_ms": percentiles(alone)}
@@ -94,24 +96,37 @@ def sweep_size(
 
 
 def in_turns(
-    ready: Mapping[str, Contender], inputs: Sequence[Inputs], repeats: int, most_s: float
+    ready: Mapping[str, Contender], inputs: Sequence[Inputs], repeats: int, record: Record
 ) -> dict[str, tuple[list[float], list[float]]]:
-    """Milliseconds a chunk of each: of passes over all inputs with chunks ahead, and of chunks one at a time."""
+    """Milliseconds a chunk of each: of passes over all inputs with chunks ahead, and of chunks one at a time.
+
+    One that fails takes no further part, and keeps the times that it has; without any it is left out.
+    """
+    samples, most_s, began = len(inputs[0]["neighbours"]), record.budget_s * SHARE_OF_A_SIZE, time.monotonic()
     found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in ready}
-    began = time.monotonic()
+    left = dict(ready)
     for number in range(repeats):
-        if number and time.monotonic() - began > most_s:
+        if number and time.monotonic() - began > min(most_s, record.left_s):
             break
-        for name, contender in ready.items():
-            passes, alone = found[name]
-            started = time.perf_counter()
-            through(contender, inputs)
-            passes.append(1000 * (time.perf_counter() - started) / len(inputs))
-            for chunk in inputs:
-                started = time.perf_counter()
-                contender.start(chunk).result()
-                alone.append(1000 * (time.perf_counter() - started))
-    return found
+        for name, contender in list(left.items()):
+            work = partial(one_round, contender, inputs, *found[name])
+            if not record.guarded(f"{name}, batches of {samples}, in turns", work):
+                del left[name]
+    if not any(passes for passes, _ in found.values()):
+        raise RuntimeError("no contender ran")
+    return {name: (passes, alone) for name, (passes, alone) in found.items() if alone}
+
+
+def one_round(contender: Contender, inputs: Sequence[Inputs], passes: list[float], alone: list[float]) -> bool:
+    """Add the times of a round; True."""
+    started = time.perf_counter()
+    through(contender, inputs)
+    passes.append(1000 * (time.perf_counter() - started) / len(inputs))
+    for chunk in inputs:
+        started = time.perf_counter()
+        contender.start(chunk).result()
+        alone.append(1000 * (time.perf_counter() - started))
+    return True
 
 
 def changed(reference: Sequence[Mask] | None, labels: Sequence[Mask]) -> dict[str, Any]:
@@ -124,10 +139,18 @@ def changed(reference: Sequence[Mask] | None, labels: Sequence[Mask]) -> dict[st
     return {"changed_voxels": count, "changed_of_structures": count / structures if structures else None}
 
 
+def has_labels(row: Mapping[str, Any]) -> bool:
+    """Whether the labels are the reference's, up to rounding; where there is no reference, they count as such."""
+    share = row.get("changed_of_structures")
+    return bool(share is None or share <= MOST_CHANGED)
+
+
 def compared(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The fastest of torch and of ours, and how many times as fast ours is."""
+    """The fastest of torch and of ours, and how many times as fast ours is; without those with other labels."""
     best: dict[str, str] = {}
     for name, row in rows.items():
+        if not has_labels(row):
+            continue
         side = "ours" if row["ours"] else "torch"
         if side not in best or row["samples_a_second"] > rows[best[side]]["samples_a_second"]:
             best[side] = name
@@ -161,7 +184,7 @@ def sweep(
         if result is None:
             continue
         few = rotation(scans, contract, min(size, COUNTED))[0]
-        counted = record.attempt(f"operations of batches of {size}", partial(count, model.read_bytes(), few))
+        counted = record.guarded(f"operations of batches of {size}", partial(count, model.read_bytes(), few))
         if counted:
             add_roofline(result, scaled(counted, size / len(few["neighbours"])), record.content)
         before = done.get(str(size), {"contenders": {}, "parts": []})
@@ -204,9 +227,9 @@ def fastest(sizes: Mapping[str, Any], names: Collection[str]) -> tuple[str, int,
         (row["samples_a_second"], name, int(size))
         for size, result in sizes.items()
         for name, row in result["contenders"].items()
-        if name in names
+        if name in names and has_labels(row)
     ]
     if not found:
-        raise RuntimeError("none of our backends ran")
+        raise RuntimeError("none of our backends ran with the labels of torch in FP32")
     rate, name, size = max(found)
     return name, size, rate

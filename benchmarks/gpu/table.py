@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from parotid_seg.runtime.tolerance import QUANTISED
+
+PHASES = ("plain", "captured", "replayed")
+"""Of a shape: chunks that are computed plainly, at which a CUDA graph is captured, and for which it is replayed."""
+MOST_CHANGED = QUANTISED.most_changed_share
+"""Of the voxels of structures: what changes more than eight bits may computes something else, as far as some chunks can
+tell, and does not count as ours. `infer` compares whole masks, and more strictly."""
+
 
 def table(content: dict[str, Any]) -> str:
     """Everything that there is, to be read."""
@@ -17,8 +25,8 @@ def table(content: dict[str, Any]) -> str:
         lines += [f"{name}; {about['processor']}, {about['cores']} cores; {about['date']}.", "", f"{versions}.", ""]
     if content.get("probe"):
         lines += _probe_lines(content["probe"])
-    if "first_use" in content:
-        lines += _first_use_lines(content["first_use"])
+    if "first-use" in content:
+        lines += _first_use_lines(content["first-use"])
     if "peaks" in content:
         found = content["peaks"]
         named = {f"{kind} product, Gop/s": value for kind, value in found["gflops"].items()}
@@ -31,7 +39,7 @@ def table(content: dict[str, Any]) -> str:
         lines += _end_to_end_lines(content["end_to_end"])
     if "trace" in content:
         lines += ["## Trace", "", f"`{content['trace']['file']}`: {content['trace']['of']}.", ""]
-    skipped = [f"- {each['what']}: {each['why']}" for each in content["skipped"]]
+    skipped = dict.fromkeys(f"- {each['what']}: {each['why']}" for each in content["skipped"])
     lines += ["## Skipped", "", *(skipped or ["Nothing."]), ""]
     return "\n".join(lines)
 
@@ -49,28 +57,35 @@ def _probe_lines(found: list[dict[str, Any]]) -> list[str]:
     ]
     for each in found:
         for size, row in each.get("sizes", {}).items():
-            phases = [f"{row[name]['changed']} of {row[name]['of']}" for name in ("plain", "captured", "replayed")]
+            phases = [f"{row[name]['changed']} of {row[name]['of']}" for name in PHASES]
             cells = [*phases, *(f"{ms:.3f}" for ms in row["ms"].values())]
             lines.append(f"| {each['model']}, {size} | {' | '.join(cells)} |")
-    lines += ["", *(f"{each['model']}: {each.get('ran', each.get('error'))}." for each in found), ""]
-    return lines
+    lines.append("")
+    for each in found:
+        counts = [row[name] for row in each.get("sizes", {}).values() for name in PHASES]
+        is_other = any(count["changed"] > MOST_CHANGED * count["of"] for count in counts)
+        remark = f"; **other labels than the CPU's**: more than {MOST_CHANGED:.0%} changed" if is_other else ""
+        lines.append(f"- {each['model']}: {each.get('ran', each.get('error'))}{remark}.")
+    return [*lines, ""]
 
 
 def _first_use_lines(found: dict[str, Any]) -> list[str]:
-    made = ", ".join(f"{name} {seconds:.1f}" for name, seconds in found["graphs_s"].items())
-    lines = [
-        "## First use",
-        "",
-        f"`auto` takes {found['ran']}, batches of {found['batch_size']}.",
-        "",
-        "| | s |",
-        "|---|---|",
-        f"| start of Python, imports | {found['imports_s']:.1f} |",
-        f"| making the graphs ({made}) | {sum(found['graphs_s'].values()):.1f} |",
-        f"| comparing and timing them | {found['choice_s']:.1f} |",
-        f"| every later run: loading the chosen one | {found['again_s']:.1f} |",
-        "",
-    ]
+    made = found.get("graphs_s", {})
+    named = ", ".join(f"{name} {seconds:.1f}" for name, seconds in made.items())
+    seconds = {
+        "start of Python, imports": found.get("imports_s"),
+        f"making the graphs ({named})": sum(made.values()) if made else None,
+        "comparing and timing them": found.get("choice_s"),
+        "every later run: loading the chosen one": found.get("again_s"),
+    }
+    lines = ["## First use", ""]
+    if "ran" in found:
+        lines += [f"`auto` takes {found['ran']}, batches of {found['batch_size']}.", ""]
+    if "stopped" in found:
+        lines += [f"Not complete: {found['stopped']}.", ""]
+    lines += ["| | s |", "|---|---|"]
+    lines += [f"| {what} | {spent:.1f} |" for what, spent in seconds.items() if spent is not None]
+    lines.append("")
     speeds = found.get("samples_a_second", {})
     if speeds or found.get("refused"):
         refused = found.get("refused", {})
@@ -78,7 +93,7 @@ def _first_use_lines(found: dict[str, Any]) -> list[str]:
         for name in dict.fromkeys((*speeds, *refused)):
             lines.append(f"| {name} | {_number(speeds, name, '.0f')} | {refused.get(name, '')} |")
         lines.append("")
-    return lines + [f"> {line}" for line in found["said"]] + [""]
+    return lines + [f"> {line}" for line in found.get("said", [])] + [""]
 
 
 def _sweep_lines(size: str, found: dict[str, Any]) -> list[str]:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -19,11 +18,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from typing import Any
 
-from gpu import bench, contenders, end_to_end, first_use, inputs, record, sweep, table
+from gpu import bench, contenders, end_to_end, inputs, record, sweep
 from gpu.record import Record, within
 
 from parotid_seg.contract import Contract, Grid
-from parotid_seg.errors import ModelError
 from parotid_seg.export.onnx_file import with_contract
 from parotid_seg.runtime.engines.base import ExecutionInfo, labels_of
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
@@ -34,6 +32,7 @@ from parotid_seg.runtime.engines.rewriting.gpu_graph import _file
 from parotid_seg.runtime.engines.rewriting.precision import LADDER, lower, with_whole_weights
 from parotid_seg.train.checkpoint import Checkpoint, build_network, save_checkpoint
 from parotid_seg.train.config import NetworkConfig, TrainConfig
+from tests.benchmarks.test_gpu_first_use import FIRST_USE
 from tests.export.conftest import marked, run, translated  # noqa: F401
 from tests.export.small_model import write_small_model
 from tests.fakes import fake_cuda
@@ -66,19 +65,6 @@ def untrained(tmp_path: Path) -> Path:
     return path
 
 
-FIRST_USE = {
-    "imports_s": 1.0,
-    "graphs_s": {"fp16": 3.0, "fp32 fused": 0.5},
-    "choice_s": 8.0,
-    "again_s": 0.6,
-    "ran": "onnxruntime with CUDA graphs on cuda:0 in fp16",
-    "batch_size": 64,
-    "said": ["onnxruntime CUDA FP16: 900 samples/s, batches of 64"],
-    "samples_a_second": {"onnxruntime CUDA FP16": 900.0, "onnxruntime CUDA FP32": 300.0},
-    "refused": {"onnxruntime CUDA FP16 fused": "other masks of the example scan"},
-}
-
-
 def measured(scan: Path, checkpoint: Path, folder: Path, *more: int | str | Path) -> dict[str, Any]:
     given = ["--scans", scan, "--checkpoint", checkpoint, "--out", folder / "out", "--work", folder / "work"]
     given += ["--device", "cpu", "--repeats", 1, *more]
@@ -106,7 +92,7 @@ def test_everything_there_is_on_a_cpu(
     half = tmp_path / "half.onnx"
     half.write_bytes(_file(lower(with_whole_weights(translated[0]), "fp16", LADDER[0].holds), translated[1], {}))
     monkeypatch.setattr(bench, "first_use", lambda model, *_: FIRST_USE if model == fp32 else None)
-    options = ("--fp32", fp32, "--fp16", half, "--workers", 1, "--many", 2, "--minutes", 5)
+    options = ("--fp32", fp32, "--fp16", half, "--workers", 1, "--many", 2, "--minutes", 20)
     found = measured(scan, checkpoint, tmp_path, *options, "--batch-sizes", 2, 500)
     rows = found["sweep"]["2"]["contenders"]
     assert set(rows) == {"torch fp32", "torch fp16", "onnxruntime fp32", "onnxruntime fp16"}
@@ -128,6 +114,7 @@ def test_everything_there_is_on_a_cpu(
     assert "| making the graphs (fp16 3.0, fp32 fused 0.5) | 3.5 |" in read
     assert "no GPU: a trial on a CPU" in read
     monkeypatch.setattr(bench, "load_all", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(bench, "first_use", lambda *_: pytest.fail("measured again"))
     again = measured(scan, checkpoint, tmp_path, *options, "--batch-sizes", 2)
     assert again["sweep"] == found["sweep"]
     assert again["end_to_end"] == found["end_to_end"]
@@ -169,7 +156,9 @@ def test_what_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     now = [0.0]
     kept = Record(tmp_path, 1.0, {}, clock=lambda: now[0])
     assert kept.attempt("good", lambda: 7) == 7
+    assert not kept.failed
     assert kept.attempt("bad", lambda: 1 // 0) is None
+    assert kept.failed
     assert not kept.out_of_time
     now[0] = 40.0
     assert kept.attempt("early", lambda: 7, until=0.5) is None
@@ -232,58 +221,51 @@ def test_versions_are_told_on_a_cpu() -> None:
     assert about["more_versions"]["torch"]
 
 
-def test_the_first_use_is_told(tmp_path: Path) -> None:
-    lines = table._first_use_lines(FIRST_USE)
-    assert "| onnxruntime CUDA FP16 | 900 |  |" in lines
-    assert "| onnxruntime CUDA FP16 fused |  | other masks of the example scan |" in lines
-    assert "| comparing and timing them | 8.0 |" in lines
+def test_one_that_fails_between_rounds_keeps_its_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: dict[str, int] = {"ours": 0, "torch": 0, "never": 0}
+
+    def one_round(contender: Any, _: object, passes: list[float], alone: list[float]) -> bool:
+        turns[contender] += 1
+        if contender == "never" or (contender == "ours" and turns[contender] == 3):
+            raise RuntimeError("an illegal memory access")
+        passes.append(1.0)
+        alone.append(2.0)
+        return True
+
+    monkeypatch.setattr(sweep, "one_round", one_round)
+    kept = Record(tmp_path, 1.0, {})
+    ready: Any = {name: name for name in turns}
+    chunks: Any = [{"neighbours": np.zeros(4)}]
+    found = sweep.in_turns(ready, chunks, 5, kept)
+    assert {name: len(times[0]) for name, times in found.items()} == {"ours": 2, "torch": 5}
+    assert turns == {"ours": 3, "torch": 5, "never": 1}
+    assert [each["what"] for each in kept.content["skipped"]] == [
+        "never, batches of 4, in turns",
+        "ours, batches of 4, in turns",
+    ]
+    with pytest.raises(RuntimeError, match="no contender ran"):
+        sweep.in_turns({"never": ready["never"]}, chunks, 5, kept)
 
 
-def test_a_first_use_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A graph that cannot be made is named, and the choice is made without it; what was kept tells of all."""
-    loaded = []
-
-    def graph_file(name: str, _: Path) -> Path:
-        if name == "fp16":
-            raise ModelError("other masks")
-        return tmp_path
-
-    def load_backend(path: Path, device: str, **_: object) -> object:
-        loaded.append((path, device))
-        (tmp_path / "engines").mkdir(exist_ok=True)
-        kept = {"samples_per_s": {"FP32": 9.0}, "refused": {"FP16": "other masks"}}
-        (tmp_path / "engines" / "choice.json").write_text(json.dumps(kept))
-        return SimpleNamespace(ran="it", batch_size=7, close=lambda: None)
-
-    monkeypatch.setattr(first_use, "graph_file", graph_file)
-    monkeypatch.setattr(first_use, "load_backend", load_backend)
-    monkeypatch.setattr(first_use, "cache_folder", lambda: tmp_path)
-    first_use.report(time.monotonic() - 5, "model.onnx", "cuda")
-    found = json.loads(capsys.readouterr().out)
-    assert loaded == [(Path("model.onnx"), "cuda")] * 2
-    assert list(found["graphs_s"]) == ["fp16", "fp32 fused", "fp16 fused"]
-    assert found["said"] == ["fp16: other masks"]
-    assert (found["ran"], found["batch_size"]) == ("it", 7)
-    assert (found["samples_a_second"], found["refused"]) == ({"FP32": 9.0}, {"FP16": "other masks"})
-    assert found["imports_s"] == pytest.approx(5, abs=1)
+def test_one_with_other_labels_is_not_the_fastest() -> None:
+    rows = result_of({"torch fp32": 10.0, "onnxruntime fp16": 90.0, "onnxruntime fp32": 20.0})["contenders"]
+    rows["onnxruntime fp16"]["changed_of_structures"] = 0.04
+    rows["onnxruntime fp32"]["changed_of_structures"] = 0.001
+    assert sweep.compared(rows)["ours_over_torch"] == pytest.approx(2.0)
+    assert sweep.fastest({"4": {"contenders": rows}}, list(rows)) == ("onnxruntime fp32", 4, 20.0)
+    with pytest.raises(RuntimeError, match="none of our backends ran with the labels of torch in FP32"):
+        sweep.fastest({"4": {"contenders": rows}}, ["onnxruntime fp16"])
 
 
-def test_a_first_use_is_a_process_with_an_empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def started(command: list[str], env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
-        asked.append(Path(env["XDG_CACHE_HOME"]))
-        assert not list(asked[-1].iterdir())
-        assert command[-2:] == ["model.onnx", "cuda"]
-        return subprocess.CompletedProcess(command, len(asked) - 1, '{"ran": "it"}', "no kernels")
-
-    monkeypatch.setattr(subprocess, "run", started)
-    assert first_use.first_use(Path("model.onnx"), "cuda", 9.0) == {"ran": "it"}
-    with pytest.raises(RuntimeError, match="ended with status 1: no kernels"):
-        first_use.first_use(Path("model.onnx"), "cuda", 9.0)
-    assert not asked[0].exists()
+def test_a_graph_that_failed_in_the_probe_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "graph_file", lambda name, _: tmp_path / name)
+    lines = [{"model": "fp32", "ran": "it"}, {"model": "fp16 fused", "error": "stopped after 30 s"}]
+    (tmp_path / "probe.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    options = argparse.Namespace(device="cuda", out=tmp_path, fp32=tmp_path, fp16=None)
+    kept = Record(tmp_path, 1.0, {})
+    assert list(bench.graph_files(options, kept)) == ["fp32", "fp16", "fp32 fused"]
+    (skipped_one,) = kept.content["skipped"]
+    assert skipped_one["why"] == "failed in the probe: stopped after 30 s"
 
 
 def result_of(names: dict[str, float]) -> dict[str, Any]:
@@ -300,12 +282,12 @@ def test_parts_of_a_sweep_are_put_together(tmp_path: Path, monkeypatch: pytest.M
     none: Any = None
     monkeypatch.setattr(record, "table", lambda _: "")
     (tmp_path / "model").write_bytes(b"whose operations cannot be counted")
-    for part in ("first", "compiled"):
+    for part in ("eager", "compiled"):
         assert sweep.left_of(part, [4, 8], kept.content) == [4, 8]
         sweep.sweep(part, [4], none, tmp_path / "model", none, {}, {}, kept, 1, none)
         assert sweep.left_of(part, [4, 8], kept.content) == [8]
         written = record.read(tmp_path)["sweep"]["4"]
-    assert written["parts"] == ["first", "compiled"]
+    assert written["parts"] == ["eager", "compiled"]
     speeds = {name: row["samples_a_second"] for name, row in written["contenders"].items()}
     assert speeds == {"torch fp32": 10.0, "onnxruntime fp16": 88.0, "torch.compile fp16": 80.0}
     assert written["best"] == {"torch": "torch.compile fp16", "ours": "onnxruntime fp16"}
@@ -314,12 +296,13 @@ def test_parts_of_a_sweep_are_put_together(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_what_takes_part_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every graph; then TensorRT, which must be built; then options of the provider with the last graph."""
+    """Every graph; options of the provider with the last graph; and TensorRT, which must be built."""
     monkeypatch.setattr("parotid_seg.runtime.engines.load.find_gpus", lambda: [fake_cuda.ADA])
     options = argparse.Namespace(device="cuda", work=tmp_path)
     models = {name: tmp_path / name for name in inputs.GRAPHS}
     found = bench.our_entries(options, models, Record(tmp_path, 1.0, {}))
-    first, built, trials = ([name for name in found if found[name].part == part] for part in bench.PARTS)
+    parts = (bench.EAGER, bench.BUILT, bench.OPTIONS)
+    first, built, trials = ([name for name in found if found[name].part == part] for part in parts)
     assert first == [f"onnxruntime {name}" for name in inputs.GRAPHS]
     assert trials == [f"onnxruntime fp16 fused, {name}" for name in inputs.VARIANTS]
     assert [name for name in found if not found[name].infer] == trials

@@ -17,7 +17,9 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-from gpu import bundle, fatbins, inputs, install, kernels, probe, steps
+from gpu import bundle, fatbins, inputs, install, kernels, probe
+from gpu.table import _probe_lines
+from gpu.table import table as written
 
 from tests.export.small_model import write_small_model
 
@@ -174,6 +176,8 @@ def made_bundle(tmp_path: Path) -> Path:
     wheels.mkdir()
     code = b"__version__ = '1.31.1'\n\ndef get_available_providers():\n    return ['CUDAExecutionProvider']\n"
     files = {"onnxruntime/__init__.py": code, f"onnxruntime/capi/{kernels.PROVIDER}": content}
+    record = "".join(f"{name},sha256=as-it-was,1\n" for name in (*files, "onnxruntime/datasets/large.py"))
+    files["onnxruntime_gpu-1.31.1.dist-info/RECORD"] = f"{record}onnxruntime_gpu-1.31.1.dist-info/RECORD,,\n".encode()
     files |= {"onnxruntime/datasets/large.py": b"1", "onnxruntime/capi/libonnxruntime.so.1.31.1": b"2"}
     wheel(wheels, "onnxruntime_gpu-1.31.1", {**files, "onnxruntime_gpu-1.31.1.dist-info/METADATA": b"Name: x\n"})
     wheel(wheels, "nibabel-5.4.2", {"one_of_nibabel/__init__.py": os.urandom(3000), "nibabel/tests/x.py": b"3"})
@@ -232,7 +236,9 @@ def test_a_bundle_is_installed_without_a_network(
     found = set_up(made_bundle, site, out, monkeypatch)
     assert found["onnxruntime"] == "1.31.1"
     assert found["providers"] == ["CUDAExecutionProvider"]
+    assert found["from"] == str(site / "onnxruntime" / "__init__.py")
     assert list(found["missing"]) == ["one_that_is_not_there"]
+    assert "error" not in found  # the onnxruntime of these tests is another, but this one is whole
     assert not (site / "onnxruntime" / "old").exists()
     assert not (site / "onnxruntime-1.30.0.dist-info").exists()
     assert not (site / "onnxruntime" / "datasets").exists()
@@ -241,8 +247,9 @@ def test_a_bundle_is_installed_without_a_network(
     assert b"launched" in provider
     assert b"older" not in provider
     (site / "onnxruntime" / "capi" / kernels.PROVIDER).write_bytes(b"mark")
-    set_up(made_bundle, site, out, monkeypatch)
+    found = set_up(made_bundle, site, out, monkeypatch)
     assert (site / "onnxruntime" / "capi" / kernels.PROVIDER).read_bytes() == b"mark"  # it was not unpacked again
+    assert "have overwritten each other's files; keep one" in found["error"]
 
 
 def test_a_bundle_that_cannot_be_used_is_one_line(made_bundle: Path) -> None:
@@ -264,7 +271,7 @@ def test_a_bundle_that_cannot_be_used_is_one_line(made_bundle: Path) -> None:
 def test_the_bundle_brings_every_dependency_that_is_not_expected_there() -> None:
     names = bundle.wanted(BENCHMARKS.parent / "pyproject.toml")
     assert names[0] == "onnxruntime-gpu"
-    assert {"nibabel", "msgspec", "python-gdcm"} <= set(names)
+    assert {"nibabel", "msgspec", "python-gdcm", "pytest"} <= set(names)
     assert not {"onnxruntime", "Jinja2", "numpy"} & set(names)
 
 
@@ -293,11 +300,17 @@ def test_graphs_are_those_that_infer_makes(tmp_path: Path, monkeypatch: pytest.M
     assert found == [model, beside, ("x.onnx", "fp32", True), ("x.fp16.onnx", "fp16", True)]
 
 
+def in_process(work: Any, *arguments: Any, most_s: float) -> Any:
+    assert most_s == 30.0
+    return work(*arguments)
+
+
 @pytest.fixture
 def probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: nibabel.Nifti1Image) -> list[str]:
     """Words for a probe on the CPU of a small model, which is its own variant in FP16."""
     model = write_small_model(tmp_path / "small.onnx")
     monkeypatch.setattr(probe, "graph_file", lambda *_: model)
+    monkeypatch.setattr(probe, "isolated", in_process)
     monkeypatch.setattr(probe, "TIMED", 2)
     nibabel.save(head, tmp_path / "head.nii.gz")
     words = ["--out", tmp_path / "out", "--work", tmp_path, "--device", "cpu", "--fp32", model, "--sizes", "2", "999"]
@@ -319,8 +332,8 @@ def test_a_probe_compares_each_phase_with_the_cpu(probed: list[str], tmp_path: P
 def test_what_failed_is_probed_again_and_nothing_else(
     probed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results: list[Any] = [{"ran": "well"}, RuntimeError("CUDA error 209\nno kernel image"), {"ran": 3}, {"ran": 4}]
-    tried = []
+    results: list[Any] = [{"ran": "well"}, RuntimeError("CUDA error 209"), TimeoutError("stopped"), {"ran": 4}]
+    tried, words = [], ["cuda" if word == "cpu" else word for word in probed]
 
     def once(name: str, *_: object) -> dict[str, Any]:
         tried.append(name)
@@ -332,16 +345,28 @@ def test_what_failed_is_probed_again_and_nothing_else(
     monkeypatch.setattr(probe, "expected_labels", lambda *_: {})
     monkeypatch.setattr(probe, "probe", once)
     with pytest.raises(SystemExit):
-        probe.main(probed)
+        probe.main(words)
     found = {line["model"]: line for line in probe.read_probe(tmp_path / "out")}
     assert list(found) == list(inputs.GRAPHS)
-    assert found["fp16"]["error"] == "RuntimeError: CUDA error 209 no kernel image"
-    results.append({"ran": "now"})
-    probe.main(probed)
-    assert tried == [*inputs.GRAPHS, "fp16"]
+    assert [line.get("error") for line in found.values()] == [None, "CUDA error 209", "stopped", None]
+    results += [{"ran": "now"}] * 2
+    probe.main(words)
+    assert tried == [*inputs.GRAPHS, "fp16", "fp32 fused"]
     assert {line["model"]: line["ran"] for line in probe.read_probe(tmp_path / "out")}["fp16"] == "now"
     monkeypatch.setattr(probe, "expected_labels", lambda *_: pytest.fail("nothing is left to compare"))
-    probe.main(probed)
+    probe.main(words)
+
+
+def test_other_labels_are_named() -> None:
+    rows = {
+        "plain": {"changed": 3, "of": 100},
+        "captured": {"changed": 0, "of": 9},
+        "replayed": {"changed": 0, "of": 9},
+    }
+    line: dict[str, Any] = {"model": "fp16", "ran": "it", "sizes": {"16": {**rows, "ms": {}}}}
+    assert "- fp16: it." in written({"probe": [line], "skipped": []})
+    rows["replayed"]["changed"] = 1
+    assert "- fp16: it; **other labels than the CPU's**: more than 3% changed." in "\n".join(_probe_lines([line]))
 
 
 def test_changed_voxels_are_counted_by_phase() -> None:
@@ -351,44 +376,6 @@ def test_changed_voxels_are_counted_by_phase() -> None:
     chunks: Any = ["one", "two", "three"]
     found = probe.compared(gpu, chunks, [np.full(10, each, np.uint8) for each in (1, 2, 3)])
     assert {phase: row["changed"] for phase, row in found.items()} == {"plain": 0, "captured": 0, "replayed": 20}
-
-
-def step(name: str, code: str, minutes: float = 1.0) -> steps.Step:
-    return steps.Step(name, minutes, "does it", ("-c", code))
-
-
-def test_steps_go_on_after_a_failure_and_are_done_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    out, mark = tmp_path / "out", tmp_path / "mark"
-    code = f"import pathlib; path = pathlib.Path({str(mark)!r}); path.write_text('x'); print('well')"
-    hangs = "import time; print('begun', flush=True); time.sleep(60)"
-    planned = [step("good", code), step("bad", "raise SystemExit(7)"), step("hangs", hangs, 0.01)]
-    monkeypatch.setattr(steps, "plan", lambda _: planned)
-    with pytest.raises(SystemExit):
-        steps.main(["--out", str(out)])
-    done = steps.read_steps(out)
-    assert [done[name]["status"] for name in ("good", "bad", "hangs")] == [0, 7, "stopped after 1 s"]
-    assert (out / "log.txt").read_text().splitlines() == ["well", "begun"]
-    mark.unlink()
-    planned[1:] = [step("bad", "pass")]
-    steps.main(["--out", str(out)])
-    assert not mark.exists()
-    assert steps.read_steps(out)["bad"]["status"] == 0
-
-
-def test_the_minutes_are_listed_where_nothing_is_installed(tmp_path: Path) -> None:
-    """Without any package, as before `setup`."""
-    command = [sys.executable, "-I", "-S", str(BENCHMARKS / "gpu"), "all", "--out", str(tmp_path / "out"), "--dry"]
-    done = subprocess.run([*command, "--bundle", "bundle"], capture_output=True, text=True, check=True)
-    assert "| `setup`: installs the bundle" in done.stdout
-    assert done.stdout.splitlines()[-1] == "| all | 15.0 |"
-    minutes = [float(line.split("|")[2]) for line in done.stdout.splitlines()[2:-1]]
-    assert sum(minutes) == pytest.approx(15.0)
-    assert min(minutes) > 0
-    readme = (BENCHMARKS / "gpu" / "README.md").read_text()
-    assert done.stdout.strip() in readme
-    assert not (tmp_path / "out").exists()
 
 
 def test_every_command_has_help() -> None:
