@@ -1,20 +1,18 @@
-"""Is the packaged model worth adapting with ten patients of one's own? Both answers, on locked patients.
+"""Is a model worth adapting with ten patients of one's own? Patients that it has not seen decide.
 
-    python benchmarks/training/ten_patients.py Dataset101_OpenKBP --out FILE.json
+    python benchmarks/training/ten_patients.py DATA --init RUNS/soft-continued/fold-0/best.pt --out FILE.json
 
-Ten training patients of OpenKBP stand for a user's own, in two data sets:
+The initial model is one of `cross_validation.py`: made as the packaged model, but without the patients of a fold. Ten
+of these, drawn by a fixed seed, stand for a user's own (eight for training, two for validation); the others are locked
+as "test". They make these data sets:
 
-- unlike: made unlike the packaged model's training data: resampled to other voxels, sharpened and noisier, contours
+- unlike: made unlike the initial model's training data: resampled to other voxels, sharpened and noisier, contours
   grown by 2 mm. There is something to learn.
-- ordinary: as they are. There is nothing to learn that the packaged model does not know.
+- larger: the same with contours grown by 4 mm.
+- ordinary: as they are. There is nothing to learn that the initial model does not know.
 
-In each, the packaged model is adapted by `train --init packaged --preset few` (eight patients for training, two for
-validation), exported, and compared with the packaged model on validation patients of OpenKBP, made in the same way and
-locked as "test". The packaged model was trained on the ten, and on all 31 validation patients but the six in `UNSEEN`,
-with their clinical contours. `train` refuses to lock scans that the packaged model was trained on, so the six are the
-locked patients of "ordinary". Of "unlike" all 31 are: their contours and voxels are new to the packaged model. It may
-still segment the 25 better than scans that it never saw, which counts against the adapted model, so the comparison is
-also made on the six alone.
+In each, the initial model is adapted by `train --preset few`, exported, and compared with itself on the locked patients
+by `commission --against`. What is finished in the folder --work is not done again.
 """
 
 from __future__ import annotations
@@ -37,29 +35,37 @@ import torch
 from resources import machine_and_versions
 from scipy import ndimage
 
-from parotid_seg.export.export_options import ExportOptions
+from parotid_seg.commission.commissioning import AGAINST, MASKS, Order, RunnableModel, commission
+from parotid_seg.commission.labelled import choose
+from parotid_seg.commission.limits import read_limits
+from parotid_seg.commission.record import AgainstRecord
 from parotid_seg.export.verified_export import export
-from parotid_seg.files import write_text
+from parotid_seg.export.export_options import ExportOptions
+from parotid_seg.files import hash_file, write_text
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.compare import ComparisonRecord, compare
 from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.evaluation import evaluate
+from parotid_seg.runtime.pipeline.executor import LocalExecutor
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
-from parotid_seg.runtime.pipeline.run import infer
+from parotid_seg.train.config import PACKAGED, TrainConfig
 from parotid_seg.train.settings import load_config
 from parotid_seg.train.stages import train
 
-UNSEEN = ("pt_204", "pt_206", "pt_211", "pt_218", "pt_227", "pt_235")
-"""Patients that the packaged model was not trained on (results/2026-11-24-training/second-splits.json)."""
-SETS = ("unlike", "ordinary")
+FOLDS = Path(__file__).parents[1] / "results" / "cross-validation" / "folds.json"
+SETS = {"unlike": 2.0, "larger": 4.0, "ordinary": None}
+"""By how many mm the contours are grown; None for patients as they are."""
 OWN, OWN_VALIDATION = 10, 2
 SPACING_MM = (2.0, 2.0, 3.0)
-GROWN_MM = 2.0
 SHARPER, NOISE_HU = 0.7, 20.0
 """Weight of the difference to a smoothed image that is added, and standard deviation of the noise."""
+SCHEDULE = ("epochs", "images_per_patient", "learning_rate", "average_decay", "calm_epochs")
+"""Settings of the stage "segment" that are recorded."""
 
 
-def unlike(image: nibabel.Nifti1Image, labels: nibabel.Nifti1Image, seed: int) -> list[nibabel.Nifti1Image]:
-    """A scan and its label map on other voxels, sharper, noisier, and with contours grown by `GROWN_MM`."""
+def unlike(
+    image: nibabel.Nifti1Image, labels: nibabel.Nifti1Image, grown_mm: float, seed: int
+) -> list[nibabel.Nifti1Image]:
+    """A scan and its label map on other voxels, sharper, noisier, and with grown contours."""
     spacing = np.array(image.header.get_zooms()[:3], float)
     factors = spacing / SPACING_MM
     voxels = ndimage.zoom(np.asarray(image.dataobj, np.float32), factors, order=1, grid_mode=True, mode="nearest")
@@ -70,9 +76,14 @@ def unlike(image: nibabel.Nifti1Image, labels: nibabel.Nifti1Image, seed: int) -
     stored = np.asarray(labels.dataobj)
     for value in np.unique(stored[stored > 0]):
         inside = stored == value
-        beyond = ndimage.distance_transform_edt(~inside, spacing) - ndimage.distance_transform_edt(inside, spacing)
-        near = ndimage.zoom(beyond.astype(np.float32), factors, order=1, grid_mode=True, mode="nearest") <= GROWN_MM
-        grown[near & (grown == 0)] = value
+        around = tuple(
+            slice(max(0, each.start - 8), each.stop + 8) for each in ndimage.find_objects(inside.astype(int))[0]
+        )
+        near, beyond = inside[around], np.full(inside.shape, 1000.0)
+        beyond[around] = ndimage.distance_transform_edt(~near, spacing) - ndimage.distance_transform_edt(near, spacing)
+        beyond -= np.sign(beyond) * spacing.mean() / 2  # the border is between the centres of voxels
+        mm = ndimage.zoom(beyond.astype(np.float32), factors, order=1, grid_mode=True, mode="nearest")
+        grown[(mm <= grown_mm) & (grown == 0)] = value
     affine = image.affine.copy()
     affine[:3, :3] = image.affine[:3, :3] * (np.array(image.shape) / voxels.shape)
     affine[:3, 3] += image.affine[:3, :3] @ (0.5 * np.array(image.shape) / voxels.shape - 0.5)
@@ -80,20 +91,21 @@ def unlike(image: nibabel.Nifti1Image, labels: nibabel.Nifti1Image, seed: int) -
     return [nibabel.Nifti1Image(each, affine) for each in (whole, grown)]
 
 
-def make_data(source: Path, out: Path, own: Sequence[str], locked: Sequence[str], change: bool) -> None:
+def make_data(source: Path, out: Path, own: Sequence[str], locked: Sequence[str], grown_mm: float | None) -> None:
     """A data set of a user's own patients and of locked ones, changed by `unlike` or as they are."""
     if (out / "splits.json").exists():
         return
     for name in ("imagesTr", "labelsTr"):
-        (out / name).mkdir(parents=True)
+        (out / name).mkdir(parents=True, exist_ok=True)
     for number, case in enumerate((*own, *locked)):
         paths = [Path("imagesTr") / f"{case}_0000.nii.gz", Path("labelsTr") / f"{case}.nii.gz"]
-        if not change:
+        if grown_mm is None:
             for path in paths:
+                (out / path).unlink(missing_ok=True)
                 (out / path).symlink_to((source / path).resolve())
             continue
         scan, labels = (nibabel.load(source / path) for path in paths)
-        for path, made in zip(paths, unlike(scan, labels, number), strict=True):
+        for path, made in zip(paths, unlike(scan, labels, grown_mm, number), strict=True):
             nibabel.save(made, out / path)
     description = json.loads((source / "dataset.json").read_text())
     kept = {name: description[name] for name in ("channel_names", "labels", "file_ending")}
@@ -102,77 +114,93 @@ def make_data(source: Path, out: Path, own: Sequence[str], locked: Sequence[str]
     write_text(json.dumps({name: list(cases) for name, cases in lists.items()}), out / "splits.json")
 
 
-def locked_only(folder: Path, out: Path, locked: Sequence[str]) -> Path:
-    """A folder of links to the files of locked patients."""
-    out.mkdir(parents=True)
-    for case in locked:
-        for path in folder.glob(f"{case}[_.]*"):
-            (out / path.name).symlink_to(path.resolve())
-    return out
+def decide(data: Path, work: Path, config: TrainConfig, initial: Path, verify: Path | None) -> dict[str, Any]:
+    """Adapt a model to a data set and compare the two on its locked patients.
 
-
-def decide(data: Path, work: Path, locked: Sequence[str], config: Path | None, verify: Path | None) -> dict[str, Any]:
-    """Adapt the packaged model to a data set and compare the two on its locked patients."""
+    Args:
+        data: the data set.
+        work: folder for the run, the adapted model, and the comparison.
+        config: of the run, which starts from the model's checkpoint.
+        initial: the model's file.
+        verify: scans for the export's proof.
+    """
     run, seconds, started = work / "run", {}, time.perf_counter()
-    train(load_config("few", config, init="packaged"), data, run, device="cpu", report=print)
+    train(config, data, run, device="cpu", resume=(run / "last.pt").exists(), report=partial(print, flush=True))
     seconds["train"], started = time.perf_counter() - started, time.perf_counter()
     adapted = work / "adapted.onnx"
     export(run / "best.pt", adapted, ExportOptions(verify=verify), report=print)
     seconds["export"], started = time.perf_counter() - started, time.perf_counter()
-    scans = locked_only(data / "imagesTr", work / "scans", locked)
-    labels = locked_only(data / "labelsTr", work / "labels", locked)
-    masks = {"packaged": work / "packaged", "adapted": work / "adapted"}
-    for model, name in ((DEFAULT_MODEL, "packaged"), (adapted, "adapted")):
-        infer([scans], masks[name], partial(load_backend, model, "onnxruntime", "cpu"), InferOptions(report=False))
-    seconds["segment"] = time.perf_counter() - started
-    unseen = [case for case in locked if case in UNSEEN]
-    verdicts = {"locked patients": summary(compare(masks["packaged"], masks["adapted"], labels))}
-    if 0 < len(unseen) < len(locked):
-        some = {name: locked_only(folder, work / f"unseen-{name}", unseen) for name, folder in masks.items()}
-        some["labels"] = locked_only(labels, work / "unseen-labels", unseen)
-        verdicts["unseen"] = summary(compare(some["packaged"], some["adapted"], some["labels"]))
+    chosen, out = choose(data), work / "commission"
+    order = Order(
+        chosen, out, runnable("adapted", adapted), read_limits(None, dose=False), against=runnable("initial", initial)
+    )
+    against = commission(order).against
+    seconds["commission"] = time.perf_counter() - started
+    assert against
+    masks = {"initial": out / AGAINST, "adapted": out / MASKS}
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {
-        "comparison": verdicts,
+        **summary(against),
+        "volume_ratio": {name: volume_ratio(folder, chosen.references) for name, folder in masks.items()},
         "validation_dsc": {
             f"epoch {each['epoch']:g}": each["validation_dsc"] for each in records if "validation_dsc" in each
         },
+        "schedule": {name: getattr(config.segment, name) for name in SCHEDULE},
+        "adapted_sha256": hash_file(adapted),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "measured": {"date": date.today().isoformat(), **machine_and_versions(), "torch": torch.__version__},
     }
 
 
-def summary(result: ComparisonRecord) -> dict[str, Any]:
-    """The verdict (A is the packaged model, B the adapted one) and the figures of both glands together."""
+def runnable(name: str, model: Path) -> RunnableModel:
+    """A model file on the CPU."""
+    load = partial(load_backend, model, "onnxruntime", "cpu")
+    return RunnableModel(name, lambda: LocalExecutor(load, InferOptions(), print))
+
+
+def volume_ratio(masks: Path, references: Path) -> float:
+    """The masks' volume by the references', all glands of the patients with a mask together."""
+    glands = [gland for case in evaluate(masks, references).cases.values() for gland in case.labels.values()]
+    return sum(gland.volume_ml for gland in glands) / sum(gland.reference_ml for gland in glands)
+
+
+def summary(against: AgainstRecord) -> dict[str, Any]:
+    """The advice, the verdict (A is the initial model, B the adapted one), and the figures of both glands together."""
+    result = against.comparison
     figures = {
         each.figure: {name: getattr(each, name) for name in ("mean_a", "mean_b", "difference", "low", "high", "better")}
         for each in result.differences
         if each.structure == result.differences[-1].structure
     }
     return {
+        "advice": against.advice,
         "verdict": result.verdict,
-        "better": {"A": "packaged", "B": "adapted", None: None}[result.better],
         "patients": len(result.patients),
-        "no_mask": {"packaged": result.missing["a"], "adapted": result.missing["b"]},
+        "no_mask": {"initial": result.missing["a"], "adapted": result.missing["b"]},
         "figures": figures,
     }
 
 
-def ten_patients(
-    source: Path, work: Path, most_locked: int, config: Path | None, verify: Path | None
-) -> dict[str, Any]:
-    """The record of both data sets."""
-    splits = json.loads((source / "splits.json").read_text())
-    drawn = np.random.default_rng(0).permutation(sorted(splits["train"]))
-    own, everyone = drawn[:OWN].tolist(), sorted(splits["validation"])[:most_locked]
-    results = {}
-    for name in SETS:
-        locked = everyone if name == "unlike" else [case for case in everyone if case in UNSEEN]
-        make_data(source, work / name / "data", own, locked, change=name == "unlike")
-        results[name] = decide(work / name / "data", work / name, locked, config, verify)
-        for patients, found in results[name]["comparison"].items():
-            print(f"{name}, {patients}: {found['verdict']}")
-    measured = {"date": date.today().isoformat(), **machine_and_versions(), "torch": torch.__version__}
-    return {**measured, "own": own, "locked": everyone, **results}
+def ten_patients(wanted: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """The record of all wanted sets and seeds, with all files in `work`."""
+    unseen = sorted(json.loads(FOLDS.read_text())[wanted.fold])
+    drawn = np.random.default_rng(0).permutation(unseen).tolist()
+    own, locked = drawn[:OWN], sorted(drawn[OWN:])
+    initial = DEFAULT_MODEL
+    if wanted.init != PACKAGED and not (initial := work / "initial.onnx").exists():
+        export(Path(wanted.init), initial, ExportOptions(verify=wanted.verify), report=print)
+    results: dict[str, dict[str, Any]] = {}
+    for name in wanted.sets:
+        data = work / name / "data"
+        make_data(wanted.data, data, own, locked, SETS[name])
+        for seed in wanted.seeds:
+            folder = work / name / f"seed-{seed}"
+            if not (result := folder / "result.json").exists():
+                config = load_config("few", wanted.config, init=wanted.init, seed=seed)
+                write_text(json.dumps(decide(data, folder, config, initial, wanted.verify)), result)
+            results.setdefault(name, {})[f"seed {seed}"] = found = json.loads(result.read_text())
+            print(f"{name}, seed {seed}: {found['verdict']}. {found['advice']}", flush=True)
+    return {"initial_sha256": hash_file(initial), "own": own, "locked": locked, **results}
 
 
 def main() -> None:
@@ -180,14 +208,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--locked", type=int, default=1000, help="most locked patients")
-    parser.add_argument("--work", type=Path, help="new folder for all files, or one with data of an earlier run")
+    parser.add_argument(
+        "--init", required=True, help="checkpoint that was not trained on the fold's patients, or packaged"
+    )
+    parser.add_argument("--fold", type=int, default=0, help="of results/cross-validation/folds.json")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=["unlike", "ordinary"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one training for each in each set")
+    parser.add_argument("--work", type=Path, help="folder for all files, also those of an earlier run")
     parser.add_argument("--config", type=Path, help="settings over those of --preset few")
     parser.add_argument("--verify", type=Path, help="scans for the export's proof; default: the example")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        work = arguments.work or Path(folder)
-        record = ten_patients(arguments.data, work, arguments.locked, arguments.config, arguments.verify)
+        record = ten_patients(arguments, arguments.work or Path(folder))
     write_text(json.dumps(record, indent=1) + "\n", arguments.out)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -79,7 +80,9 @@ COMMANDS: dict[str, list[str]] = {
     "slice_order.py": ["{scans}", "--out", "{out}/x.json"],
     "stress.py": ["{scans}/..", "--patients", "1", "--kinds", "noise", "mirrored", "--json", "{out}/x.json"],
     "sums.py": ["{benchmarks}/results/2026-11-26-cluster.json"],
-    "ten_patients.py": ["{own}", "--config", "{one_batch}", "--out", "{out}/x.json"],
+    "ten_patients.py": [
+        *("{own}", "--init", "packaged", "--sets", "unlike", "--config", "{one_batch}", "--out", "{out}/x.json")
+    ],
     "train_speed.py": [
         *("{balls}", "--images", "4", "--batch-size", "4", "--repeats", "1", "--labelled", "2"),
         *("--out", "{out}/x.json"),
@@ -118,7 +121,7 @@ CONSTANTS: dict[str, dict[str, object]] = {
         "watch.EVERY_S": 0.3,
         "watch.subprocess": ForkedCommands(workers_too=True),
     },
-    "ten_patients.py": {"SETS": ("unlike",), "UNSEEN": ("d",), "export": export_packaged},
+    "ten_patients.py": {"FOLDS": SimpleNamespace(read_text=lambda: '["abcde"]'), "OWN": 4, "export": export_packaged},
     "train_speed.py": {"STAGES": ("segment",), "subprocess": SimpleNamespace(run=forked.here)},
 }
 """What names of a script stand for, to be quick."""
@@ -209,6 +212,19 @@ def test_a_script_runs(script: str, files: dict[str, Any], tmp_path: Path) -> No
         assert written.stat().st_size
     else:
         assert printed.strip()
+
+
+@pytest.mark.slow
+def test_contours_of_ten_patients_are_grown_by_what_the_script_says() -> None:
+    import ten_patients  # it imports torch, which takes seconds
+
+    spacing, radius_mm, grown_mm = np.array([4.0, 3.0, 2.5]), 20.0, 3.0
+    places = (np.indices((30, 40, 48)).T - [14.6, 19.7, 23.3]).T * spacing[:, None, None, None]
+    ball = (np.linalg.norm(places, axis=0) <= radius_mm).astype(np.uint8)
+    scan, labels = (nibabel.Nifti1Image(each, np.diag([*spacing, 1.0])) for each in (ball.astype(np.int16), ball))
+    _, grown = ten_patients.unlike(scan, labels, grown_mm, seed=0)
+    volume = np.count_nonzero(grown.dataobj) * np.prod(grown.header.get_zooms())
+    assert (3 * volume / (4 * np.pi)) ** (1 / 3) == pytest.approx(radius_mm + grown_mm, abs=0.5)
 
 
 @pytest.mark.slow
