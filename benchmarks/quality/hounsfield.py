@@ -23,6 +23,7 @@ from parotid_seg.errors import ScanError
 from parotid_seg.files import write_text
 from parotid_seg.scan.ct import hounsfield, hu_template
 from parotid_seg.scan.nifti import read_nifti
+from parotid_seg.scan.volume import Volume
 
 Intensities = NDArray[Any]
 Change = Callable[[Intensities], Intensities]
@@ -39,19 +40,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     paths = [path for folder in arguments.scans for path in sorted(folder.glob("*.nii.gz"))]
-    figures = [] if arguments.only else [figures_of(read_nifti(path).volume.voxels[0]) for path in paths]
+    figures = [] if arguments.only else [figures_of(read_nifti(path).volume) for path in paths]
     result: dict[str, Any] = {"scans": len(paths), "figures": {}, "changes": {}}
     for name in figures[0] if figures else ():
         result["figures"][name] = np.percentile([each[name] for each in figures], PERCENTILES).round(3).tolist()
         print(f"{name:16s}", result["figures"][name], flush=True)
-    outcomes: dict[str, list[str]] = {"HU: as it is": [verdict(read_nifti(path).volume.voxels[0]) for path in paths]}
-    if arguments.only:
-        outcomes = {}
+    outcomes: dict[str, list[str]] = {}
+    if not arguments.only:
+        volumes = (read_nifti(path).volume for path in paths)
+        outcomes["HU: as it is"] = [verdict(each.voxels[0], each.spacing_mm) for each in volumes]
     for number, path in enumerate(paths[:: arguments.every]):
-        voxels = read_nifti(path).volume.voxels[0].astype(np.int16)
+        volume = read_nifti(path).volume
+        voxels = volume.voxels[0].astype(np.int16)
         for name, change in changes(np.random.default_rng(number)):
             if not arguments.only or name in arguments.only:
-                outcomes.setdefault(name, []).append(verdict(change(voxels)))
+                outcomes.setdefault(name, []).append(verdict(change(voxels), volume.spacing_mm))
     for name, found in outcomes.items():
         kinds = {kind: sum(each.split(":")[0] == kind for each in found) for kind in ("accepted", "flagged", "refused")}
         result["changes"][name] = {"scans": len(found), **kinds, "first": found[0]}
@@ -61,21 +64,21 @@ def main() -> None:
         write_text(json.dumps(result, indent=1) + "\n", arguments.out)
 
 
-def figures_of(voxels: Intensities) -> dict[str, float]:
+def figures_of(volume: Volume) -> dict[str, float]:
     """What the limits are set on."""
-    samples = hounsfield.examined(voxels)
+    samples, step_mm = hounsfield.examined(volume.voxels[0], volume.spacing_mm)
     found = hounsfield.appearance_of(hu_template.histogram_of(samples))
     if found is None:
         raise ScanError("shows no tissue")
-    uneven = hounsfield.unevenness(samples, found.constants)
+    uneven = hounsfield.unevenness(samples, step_mm, found.constants)
     return {**{name: getattr(found, name) for name in FIGURES}, "unevenness": uneven}
 
 
-def verdict(voxels: Intensities) -> str:
-    """What becomes of a scan."""
+def verdict(voxels: Intensities, spacing_mm: tuple[float, float, float]) -> str:
+    """What becomes of a scan; `spacing_mm` is that of the unchanged one."""
     kept = voxels if voxels.dtype == np.int16 else voxels.astype(np.float32)
     try:
-        flags = hounsfield.check_hounsfield(kept)
+        flags = hounsfield.check_hounsfield(kept, spacing_mm)
     except ScanError as error:
         return f"refused: {error}"
     return f"flagged: {', '.join(flag.code for flag in flags)}" if flags else "accepted"

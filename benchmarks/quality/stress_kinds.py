@@ -241,24 +241,24 @@ def narrow_view(scan: Scan, share: float) -> Scan:
 
 
 def surroundings(scan: Scan, what: str) -> Scan:
-    """A table, a head rest, or arms beside the head, and air with noise around."""
+    """A table, a head rest, or arms beside the head, and air with noise around, in the slices that show the patient."""
     grain = scan.rng.normal(0, 15, scan.hu.shape)
-    hu = np.where(scan.body, scan.hu, -1000 + grain)
+    free = ~scan.body & scan.body.any(axis=(1, 2), keepdims=True)
+    hu = np.where(free, -1000 + grain, scan.hu)
     level = int(scan.middle()[0])
     rows_of_head = np.flatnonzero(scan.body[level].any(axis=1))
     at = np.array([level, rows_of_head[-1] + 10 / scan.spacing_mm[1], scan.middle()[2]])
     slices, rows, columns = scan.off_mm(at)
-    free, every = ~scan.body, np.ones(scan.hu.shape, bool)
     if what in ("table", "head rest"):
-        hu = np.where(free & (abs(rows - 15) < 8) & (abs(columns) < 200) & every, -120 + grain, hu)
+        hu = np.where(free & (abs(rows - 15) < 8) & (abs(columns) < 200), -120 + grain, hu)
     if what == "head rest":
-        hu = np.where(free & (abs(slices) < 80) & (abs(rows) < 45) & (abs(columns) < 110) & every, -600 + grain, hu)
+        hu = np.where(free & (abs(slices) < 80) & (abs(rows) < 45) & (abs(columns) < 110), -600 + grain, hu)
     if what == "arms":
         for side in (-1, 1):
             arm = np.hypot(rows + 90, columns + side * 135) < 38
             bone = np.hypot(rows + 90, columns + side * 135) < 11
-            hu = np.where(free & arm & every, 45 + grain, hu)
-            hu = np.where(free & bone & every, 700 + 5 * grain, hu)
+            hu = np.where(free & arm, 45 + grain, hu)
+            hu = np.where(free & bone, 700 + 5 * grain, hu)
     return replace(scan, hu=hu.clip(NO_DATA, 3071).round().astype(np.int16))
 
 

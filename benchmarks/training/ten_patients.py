@@ -39,8 +39,8 @@ from parotid_seg.commission.commissioning import AGAINST, MASKS, Order, Runnable
 from parotid_seg.commission.labelled import choose
 from parotid_seg.commission.limits import read_limits
 from parotid_seg.commission.record import AgainstRecord
-from parotid_seg.export.verified_export import export
 from parotid_seg.export.export_options import ExportOptions
+from parotid_seg.export.verified_export import export
 from parotid_seg.files import hash_file, write_text
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend

@@ -165,7 +165,7 @@ def in_windows(volume: Volume, channels: Sequence[str], fixed: Sequence[Window |
         raise ScanError(f"channels: found {len(volume.voxels)}, expected {len(channels)} ({', '.join(channels)})")
     doubts: dict[Flag, None] = {}
     for voxels, channel in zip(volume.voxels, channels, strict=True):
-        doubts |= dict.fromkeys(check_hounsfield(voxels) if is_ct(channel) else ())
+        doubts |= dict.fromkeys(check_hounsfield(voxels, volume.spacing_mm) if is_ct(channel) else ())
     if doubts:
         volume = dataclasses.replace(volume, flags=(*volume.flags, *doubts))
     if None not in fixed:

@@ -15,6 +15,8 @@ from parotid_seg.scan.ct.hounsfield import MOST_SAMPLES, check_hounsfield, exami
 
 NO_DATA = -1024
 """What the example has outside the patient."""
+SPACING_MM = (2.7, 4.4, 4.4)
+"""Near the example's."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def middle(ct: NDArray[Any]) -> NDArray[Any]:
 
 def codes(voxels: NDArray[Any]) -> list[FlagCode]:
     kept = voxels if voxels.dtype == np.int16 else voxels.astype(np.float32)
-    return [flag.code for flag in check_hounsfield(kept)]
+    return [flag.code for flag in check_hounsfield(kept, SPACING_MM)]
 
 
 HARMLESS = {
@@ -64,7 +66,7 @@ def test_a_ct_in_hu_is_accepted_whatever_is_around_the_patient(ct: NDArray[Any],
 def test_regions_of_one_value_that_tissue_has_are_flagged(ct: NDArray[Any], value: int) -> None:
     """Set to 0 around the patient, the example's glands have 17 and 8 ml instead of 24 and 23."""
     around = ct == NO_DATA
-    found = check_hounsfield(np.where(around, value, ct).astype(np.int16))
+    found = check_hounsfield(np.where(around, value, ct).astype(np.int16), SPACING_MM)
     assert [(flag.code, flag.detail) for flag in found] == [(FlagCode.SAME_VALUED, str(value))]
     assert found[0].value == pytest.approx(around.mean(), abs=0.01)
     strip = np.pad(ct, ((0, 0), (0, 0), (0, 30)), constant_values=value)
@@ -124,10 +126,19 @@ def test_what_may_not_be_in_hu_is_flagged(ct: NDArray[Any], change: Callable[...
 def test_shading_is_told_by_how_much(ct: NDArray[Any]) -> None:
     rows, columns = np.indices(ct.shape[1:]) - 63.5
     cup = 300 * ((np.hypot(rows, columns) / 25).clip(0, 1) ** 2 - 0.5)
-    flags = check_hounsfield(np.where(ct == NO_DATA, ct, ct + cup).astype(np.float32))
+    flags = check_hounsfield(np.where(ct == NO_DATA, ct, ct + cup).astype(np.float32), SPACING_MM)
     (uneven,) = (flag.value for flag in flags if flag.code == FlagCode.HU_UNEVEN)
     assert uneven is not None
     assert uneven > 50
+
+
+def test_a_table_is_no_shading(ct: NDArray[Any]) -> None:
+    """In a wide field of view it has more voxels than the head."""
+    wide = np.pad(ct, ((0, 0), (0, 0), (40, 40)), constant_values=NO_DATA)
+    behind = np.flatnonzero((wide[69] > NO_DATA).any(axis=1))[-1] + 2
+    beneath = wide[:, behind : behind + 4]
+    beneath[:] = np.where(beneath == NO_DATA, -120 + noise(beneath.shape, 15), beneath)
+    assert FlagCode.HU_UNEVEN not in codes(wide)
 
 
 def test_air_alone_shows_no_patient(ct: NDArray[Any]) -> None:
@@ -147,5 +158,7 @@ def test_tissue_without_fat_or_air_cannot_be_judged() -> None:
 
 def test_a_large_scan_is_examined_on_a_lattice() -> None:
     large = np.broadcast_to(np.arange(700, dtype=np.int16), (90, 600, 700))
-    assert examined(large).size <= MOST_SAMPLES
-    np.testing.assert_array_equal(examined(large), examined(large.astype(np.float32)))
+    samples, step_mm = examined(large, (3.0, 1.0, 1.0))
+    assert samples.size <= MOST_SAMPLES
+    assert np.multiply(step_mm, samples.shape) == pytest.approx([3 * 90, 600, 700], rel=0.05)
+    np.testing.assert_array_equal(samples, examined(large.astype(np.float32), (3.0, 1.0, 1.0))[0])
