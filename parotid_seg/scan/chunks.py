@@ -247,6 +247,10 @@ def mirrored(inputs: Inputs) -> Inputs:
 
 
 def as_float16(voxels: Voxels) -> NDArray[np.float16]:
-    """Intensities in two bytes, exact for whole numbers up to +-2048; larger ones keep 11 significant bits."""
+    """Intensities in two bytes, exact for whole numbers up to +-2048; larger ones keep 11 significant bits.
+
+    NumPy converts them in small blocks: as float32 a large scan would need twice the memory of its voxels.
+    """
     limit = float(np.finfo(np.float16).max)
-    return np.clip(voxels.astype(np.float32, order="C"), -limit, limit).astype(np.float16)
+    converted = np.empty(voxels.shape, np.float16)
+    return np.clip(voxels, -limit, limit, out=converted, dtype=np.float32, casting="unsafe")

@@ -1,5 +1,6 @@
 """Scans cut into chunks: everything is where it should be, once."""
 
+import tracemalloc
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,6 +71,17 @@ def test_float16_is_exact_for_hounsfield_units_and_never_infinite() -> None:
     np.testing.assert_array_equal(as_float16(exact), exact)
     assert np.isfinite(as_float16(np.array([-32768, 32767], np.int16))).all()
     assert np.isfinite(as_float16(np.array([-1e9, 1e9], np.float32))).all()
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.float32])
+def test_no_second_copy_of_a_large_scan_is_made_on_the_way_to_float16(kind: type[np.generic]) -> None:
+    voxels = np.zeros((1, 20, 300, 300), kind)[:, ::-1, 20:280, 20:280]
+    tracemalloc.start()
+    try:
+        converted = as_float16(voxels)
+        assert tracemalloc.get_traced_memory()[1] < 1.2 * converted.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 def test_only_what_the_grid_covers_goes_to_the_model_and_comes_back_in_its_place() -> None:

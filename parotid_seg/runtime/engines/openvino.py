@@ -37,10 +37,10 @@ from parotid_seg.system import available_cores
 INSTALL = "pip install openvino"
 TYPES = {"fp32": "f32", "bf16": "bf16"}
 """The project's and OpenVINO's names of the types that it can compute in."""
-MOST_SHAPES = 32
-"""Most shapes before the model is reloaded, which takes half a second. OpenVINO keeps a megabyte or more of code for
-every shape of a chunk and never frees it, whatever the capacity of its cache (measured: 340 MiB over 80 scans of
-different spacing). For the same reason sizes are rounded up."""
+MOST_SHAPES = 128
+"""Most shapes before the model is reloaded, which takes half a second. OpenVINO keeps a megabyte or so of code for every
+shape of a chunk and never frees it, whatever the capacity of its cache. Sizes are rounded up, so that the 40 test scans
+have some 75 shapes and 200 scans 123."""
 
 
 class OpenVinoBackend:
@@ -84,7 +84,7 @@ class OpenVinoBackend:
                 "INFERENCE_NUM_THREADS": threads or available_cores(),
                 "ENABLE_CPU_PINNING": False,  # reading and writing scans share the cores
             }
-            self._compiled = self._core.compile_model(self._graph, "CPU", self._config)
+            self._compiled: Any = self._core.compile_model(self._graph, "CPU", self._config)
         except RuntimeError as error:
             reason = [first_line(error), *filter(None, map(str.strip, str(error).splitlines()))][-1]
             raise ModelError(f"OpenVINO {version()} cannot load it ({reason})", path=model) from error
@@ -147,6 +147,7 @@ class OpenVinoBackend:
         if shapes not in self._shapes and len(self._shapes) >= MOST_SHAPES:
             self._free.clear()
             self._shapes.clear()
+            self._compiled = None  # free its memory before the new one needs some
             self._compiled = self._core.compile_model(self._graph, "CPU", self._config)
         self._shapes.add(shapes)
 

@@ -68,6 +68,8 @@ class _Scan(Generic[Key]):
         self.running, self.refused = 0, False
         self.seconds, self.computed = 0.0, 0
         self.alike = np.zeros((3, len(backend.contract.labels)), np.int64)
+        needed = most_slices(backend.contract.grid, 1, covered.distance_mm)
+        self._overlap = needed if self.cutter.step == 1 else 0
         self._wanted = np.zeros(self.cutter.count, np.bool_)
         self._wanted[list(covered.known)] = True
         if covered.samples is None:
@@ -83,8 +85,14 @@ class _Scan(Generic[Key]):
         return not (self.todo or self.running or self.refused)
 
     def take(self, most: int) -> Chunk:
-        """The next chunk of at most so many samples; with thin slices it has one more."""
+        """The next chunk of at most so many samples; with thin slices it has one more.
+
+        A run is joined with the next one if they need some of the same slices. With thin slices it is not, because
+        slices between two samples need the scores of both.
+        """
         run = self.todo.popleft()
+        while self.todo and len(run) < most and 0 < self.todo[0][0] - run[-1] < self._overlap:
+            run = (*run, *self.todo.popleft())
         now, later = run[:most], run[most:]
         if later:
             self.todo.appendleft(later)
@@ -104,11 +112,11 @@ class _Scan(Generic[Key]):
         self.labels[chunk.slices] = labels
         if self.covered.grow:
             step = self.cutter.step
-            ends = ((chunk.samples[0], -1), (chunk.samples[-1], 1))
             self._want(
                 sample
-                for sample, beyond in ends
-                if self.labels[sample * step : (sample + 1) * step].any() and sample + beyond not in self.covered.known
+                for sample in chunk.samples
+                if not self._wanted[max(0, sample - 1) : sample + 2].all()
+                and self.labels[sample * step : (sample + 1) * step].any()
             )
 
     def _want(self, samples: Iterable[int]) -> None:
