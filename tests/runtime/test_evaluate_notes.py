@@ -10,10 +10,10 @@ import nibabel
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from parotid_seg.runtime.evaluation import evaluate
 
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.compare import compare
+from parotid_seg.runtime.evaluation import evaluate
 from tests.command_line import Run
 
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
