@@ -75,8 +75,8 @@ def calibrated_on(
         report(f"not calibrated on, since without a contour: {len(without)} of {len(found)} ({some_of(without)})")
     patients = len({each.patient for each in glands})
     whose = "the model's masks" if masks is None else "masks of models not trained on them"
-    made = f"{patients} patients, {whose}"
-    calibrations, limits = calibrate(glands, contract, made), operating_range(seen, whose)
+    calibrations = calibrate(glands, contract, f"{patients} patients, {whose}")
+    limits = operating_range(seen, whose)
     if not calibrations:
         raise OptionError(
             f"--calibrate: {place}: found {len(glands)} structures of {patients} patients with mask and contour, "

