@@ -25,6 +25,8 @@ from parotid_seg.train.network import ParotidNet
 from parotid_seg.wording import some_of
 
 MASKS = "masks"
+UNSEEN = "none of them may be one that the model was trained on"
+UNCHECKED = f"{UNSEEN}; which scans it was trained on is not recorded, so this is not checked"
 """Folder of masks beside `imagesTr` and `labelsTr`, named as the contours."""
 
 
@@ -82,8 +84,7 @@ def calibrated_on(
             f"--calibrate: {place}: found {len(glands)} structures of {patients} patients with mask and contour, "
             f"expected at least {LEAST_GLANDS} of {LEAST_PATIENTS}"
         )
-    unchecked = "" if known else "; which scans it was trained on is not recorded, so this is not checked"
-    report(f"calibrated on the patients of {place}; none of them may be one that the model was trained on{unchecked}")
+    report(f"calibrated on the patients of {place}; {UNSEEN if known else UNCHECKED}")
     for each in calibrations:
         report(f"expected DSC of {', '.join(each.structures)}: {each}; {each.origin}")
     if limits:
