@@ -97,6 +97,15 @@ def test_caches_lie_beside_the_scans_unless_they_are_set(tmp_path: Path, monkeyp
     assert (tmp_path / "log.txt").read_text().split() == ["/set", str(tmp_path / "triton")]
 
 
+def test_a_part_of_bench_is_told_when_it_must_have_ended(tmp_path: Path) -> None:
+    """Its imports count, too: on a slow machine it would else be ended in the midst of its last work."""
+    code = "import sys, time; print(sys.argv[1], float(sys.argv[2]) - time.time())"
+    run_all([dataclasses.replace(step("shows", code, minutes=0.9), timed=True)], tmp_path)
+    option, left_s = (tmp_path / "log.txt").read_text().split()
+    assert option == "--until"
+    assert 30 < float(left_s) < 0.9 * 60 - steps.GRACE_S
+
+
 def test_setup_comes_first_and_failed_steps_last() -> None:
     planned = [step(name, "") for name in ("setup", "probe", "eager", "compiled", "tests")]
     done = {"setup": {"status": 1}, "probe": {"status": "stopped after 90 s"}, "eager": {"status": 0}}
@@ -231,3 +240,9 @@ def test_the_minutes_are_listed_where_nothing_is_installed(tmp_path: Path) -> No
     readme = (BENCHMARKS / "gpu" / "README.md").read_text()
     assert done.stdout.strip() in readme
     assert not (tmp_path / "out").exists()
+
+
+def test_every_command_has_help() -> None:
+    wrong = subprocess.run([sys.executable, str(BENCHMARKS / "gpu"), "x"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("usage: python benchmarks/gpu {all,bench,bundle,kernels,probe,setup}")
