@@ -40,11 +40,11 @@ PARTS = {
     "first-use": (1.0, "what `infer` does on its first use"),
     "eager": (2.0, "torch eager against our graphs, batches of 64, 16, 256"),
     "compiled": (2.5, "torch.compile with CUDA graphs against the fastest of ours"),
-    "end-to-end": (1.25, "`infer` with 4 and 16 readers; trace"),
+    "end-to-end": (1.5, "`infer` with 4 and 16 readers; trace"),
     "options": (0.75, "other options of onnxruntime"),
 }
 """Parts of bench: minutes, and what they do."""
-ENGINES = ("engines", (1.5, "TensorRT against the fastest of ours"))
+ENGINES = ("engines", (1.25, "TensorRT against the fastest of ours"))
 """The part that is added where TensorRT is installed, and takes the reserve."""
 
 CACHES = {"XDG_CACHE_HOME": "cache", "TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
