@@ -16,7 +16,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-from gpu import isolated, steps
+from gpu import install, isolated, steps
 from gpu.record import Record
 from gpu.tried import AGAIN, Tried
 
@@ -64,7 +64,7 @@ def test_setup_is_done_again_on_another_machine(tmp_path: Path, monkeypatch: pyt
     for _ in range(3):
         steps.main(["--out", str(tmp_path), "--bundle", "b"])
     assert (tmp_path / "log.txt").read_text().split("\n")[:-1] == ["set up", "probed", "set up"]
-    assert places[0] == ("b", steps.default_site())
+    assert places[0] == ("b", install.default_site())
 
 
 def test_what_a_step_computes_is_counted(tmp_path: Path) -> None:
