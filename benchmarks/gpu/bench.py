@@ -7,8 +7,8 @@ eager       what the machine does at best: products in FP32, TF32 and FP16, copi
             torch eager and every graph that `infer` may choose from by batch size, taking turns, with copies, and
             computing alone; changed voxels against torch in FP32; share of the roofline; memory
 compiled    the same of torch.compile with CUDA graphs, beside torch in FP32 and the fastest of ours
-end-to-end  DIR/trace.json.gz: the engine's part of the pipeline on one scan, to be opened in Perfetto; and
-            `parotid-seg infer` by number of workers, with our fastest; memory
+end-to-end  `parotid-seg infer` by number of workers, with our fastest; memory; and DIR/trace.json.gz: the engine's part
+            of the pipeline on one scan, to be opened in Perfetto
 options     as `compiled`, of the last graph with other options of onnxruntime
 engines     as `compiled`, of TensorRT
 
@@ -192,17 +192,10 @@ def measure_peaks(options: argparse.Namespace, index: int, record: Record) -> No
 def after_sweep(
     options: argparse.Namespace, scans: Sequence[Path], found: Mapping[str, Entry], gpu: int | None, record: Record
 ) -> None:
-    """The trace and the end-to-end runs, with the fastest of ours."""
+    """The end-to-end runs and the trace, with the fastest of ours."""
     name, size, rate = fastest(record.content.get("sweep", {}), [name for name, entry in found.items() if entry.infer])
     contract = read_model(Path(found[name].infer["--model"]))[1]
     covered = in_memory([(scan,) for scan in scans[:MOST_SCANS]], contract)
-    if "trace" not in record.content:
-        contender = found[name].load()
-        assert isinstance(contender, BackendContender)
-        work = partial(trace, contender.backend, covered[0], size, options.out / "trace.json.gz")
-        if record.attempt("trace", lambda: (work(), True)):
-            record.add("trace", {"file": "trace.json.gz", "of": f"one scan, {name}, batches of {size}"})
-        record.guarded(f"closing {name}", contender.backend.close)
     samples = float(np.mean([sum(chunk.size for chunk in cut(scan, contract.grid, size)) for scan in covered]))
     about = {
         "scans": options.many,
@@ -213,6 +206,13 @@ def after_sweep(
     }
     how = {**found[name].infer, "--device": options.device, "--search": "full"}
     end_to_end(scans, how, options.workers, about, gpu, record)
+    if "trace" not in record.content:
+        contender = found[name].load()
+        assert isinstance(contender, BackendContender)
+        work = partial(trace, contender.backend, covered[0], size, options.out / "trace.json.gz")
+        if record.attempt("trace", lambda: (work(), True)):
+            record.add("trace", {"file": "trace.json.gz", "of": f"one scan, {name}, batches of {size}"})
+        record.guarded(f"closing {name}", contender.backend.close)
 
 
 def graph_files(options: argparse.Namespace, record: Record) -> dict[str, Path]:
@@ -295,7 +295,7 @@ def measure(options: argparse.Namespace, record: Record) -> None:
             continue
         ours = our_entries(options, graph_files(options, record), record)
         if record.part == END_TO_END:
-            record.attempt("trace and end to end", partial(after_sweep, options, scans, ours, gpu, record))
+            record.attempt("end to end and trace", partial(after_sweep, options, scans, ours, gpu, record))
             continue
         measure_sweep(options, record.part, scans, ours, gpu, record)
 
@@ -330,6 +330,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for scans, checkpoint and engines")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; default: everything")
     parser.add_argument("--minutes", type=float, default=8.0, help="for everything; what does not fit is skipped")
+    parser.add_argument("--until", type=float, help="the same as a time, in seconds since 1970; imports count, too")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
     parser.add_argument("--scans", type=Path, nargs="+", help="NIfTI scans; default: made from the example")
     parser.add_argument("--checkpoint", type=Path, help="default: the packaged model's")
@@ -343,7 +344,8 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     make_folder(options.out)
     key = {"device": options.device, "model": hash_file(options.fp32)}
-    record = Record(options.out, options.minutes, key, options.parts, is_lost=partial(is_lost, options.device))
+    minutes = options.minutes if options.until is None else (options.until - time.time()) / 60
+    record = Record(options.out, minutes, key, options.parts, is_lost=partial(is_lost, options.device))
     try:
         measure(options, record)
     except ParotidSegError as error:

@@ -33,18 +33,18 @@ TRANSFERS = (("start of the machine, transfer of repository and bundle", 2.0), (
 TOTAL = 15.0
 """Minutes in all."""
 GRACE_S = 10.0
-"""Between asking a step to end and ending it; and what a part of bench has for its start and its end."""
+"""Between asking a step to end and ending it; and what a part of bench has for its end."""
 LEAST_S = 20.0
 """A step is not begun with less time left."""
 PARTS = {
     "first-use": (1.0, "what `infer` does on its first use"),
     "eager": (2.0, "torch eager against our graphs, batches of 64, 16, 256"),
     "compiled": (2.5, "torch.compile with CUDA graphs against the fastest of ours"),
-    "end-to-end": (1.25, "trace; `infer` with 4 and 16 readers"),
+    "end-to-end": (1.5, "`infer` with 4 and 16 readers; trace"),
     "options": (0.75, "other options of onnxruntime"),
 }
 """Parts of bench: minutes, and what they do."""
-ENGINES = ("engines", (1.5, "TensorRT against the fastest of ours"))
+ENGINES = ("engines", (1.25, "TensorRT against the fastest of ours"))
 """The part that is added where TensorRT is installed, and takes the reserve."""
 
 CACHES = {"XDG_CACHE_HOME": "cache", "TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
@@ -60,7 +60,7 @@ class Step:
         minutes: the longest that it may take.
         what: what it does, in a few words.
         command: after Python.
-        timed: whether the command has an option --minutes.
+        timed: whether the command has an option --until.
         environment: variables that it has if they are not set: folders for caches, as the home folder may be read-only.
     """
 
@@ -112,7 +112,7 @@ def run(step: Step, most_s: float, log: TextIO) -> int | str:
     }
     command = [sys.executable, "-u", *step.command]
     if step.timed:
-        command += ["--minutes", f"{max(GRACE_S, most_s - GRACE_S) / 60:.2f}"]
+        command += ["--until", f"{time.time() + max(GRACE_S, most_s - GRACE_S):.1f}"]
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )

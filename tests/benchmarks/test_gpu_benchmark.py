@@ -130,6 +130,11 @@ def test_without_time_everything_is_named_and_both_files_are_there(
     assert "scans: no time left for it" in (tmp_path / "out" / "gpu.md").read_text()
 
 
+def test_the_time_until_which_it_may_measure(scans: Path, untrained: Path, tmp_path: Path) -> None:
+    found = measured(scans, untrained, tmp_path, "--until", str(time.time() - 1), "--parts", "end-to-end")
+    assert skipped(found) == "scans: no time left for it"
+
+
 def test_figures_of_another_model_are_not_kept(tmp_path: Path) -> None:
     Record(tmp_path, 1.0, {"model": "one"}).add("load_s", {"one": 1.0})
     assert Record(tmp_path, 1.0, {"model": "one"}).content["load_s"] == {"one": 1.0}

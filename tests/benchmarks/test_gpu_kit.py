@@ -252,6 +252,24 @@ def test_a_bundle_is_installed_without_a_network(
     assert "have overwritten each other's files; keep one" in found["error"]
 
 
+def test_libraries_of_cuda_are_linked_from_beside_torch(
+    made_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A virtual environment has torch from elsewhere, and onnxruntime looks beside itself."""
+    libraries = tmp_path / "elsewhere" / "nvidia"
+    libraries.mkdir(parents=True)
+    torch = SimpleNamespace(origin=str(libraries.parent / "torch" / "__init__.py"))
+    about = install.read_bundle(made_bundle)
+    with monkeypatch.context() as patch:
+        patch.setattr(install, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=lambda _: torch)))
+        for _ in range(2):
+            install.install(made_bundle, about, tmp_path / "site")
+    assert (tmp_path / "site" / "nvidia").resolve() == libraries
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match=r"file/site: cannot be written to .*python3 -m venv --system-site-packages"):
+        install.install(made_bundle, about, tmp_path / "file" / "site")
+
+
 def test_a_bundle_that_cannot_be_used_is_one_line(made_bundle: Path) -> None:
     about = json.loads((made_bundle / "bundle.json").read_text())
     (made_bundle / "bundle.json").write_text(json.dumps({**about, "python": "3.8"}))
@@ -376,9 +394,3 @@ def test_changed_voxels_are_counted_by_phase() -> None:
     chunks: Any = ["one", "two", "three"]
     found = probe.compared(gpu, chunks, [np.full(10, each, np.uint8) for each in (1, 2, 3)])
     assert {phase: row["changed"] for phase, row in found.items()} == {"plain": 0, "captured": 0, "replayed": 20}
-
-
-def test_every_command_has_help() -> None:
-    wrong = subprocess.run([sys.executable, str(BENCHMARKS / "gpu"), "x"], capture_output=True, text=True, check=False)
-    assert wrong.returncode == 1
-    assert wrong.stderr.startswith("usage: python benchmarks/gpu {all,bench,bundle,kernels,probe,setup}")

@@ -16,8 +16,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-from gpu import isolated, steps
-from gpu.install import default_site
+from gpu import install, isolated, steps
 from gpu.record import Record
 from gpu.tried import AGAIN, Tried
 
@@ -65,7 +64,7 @@ def test_setup_is_done_again_on_another_machine(tmp_path: Path, monkeypatch: pyt
     for _ in range(3):
         steps.main(["--out", str(tmp_path), "--bundle", "b"])
     assert (tmp_path / "log.txt").read_text().split("\n")[:-1] == ["set up", "probed", "set up"]
-    assert places[0] == ("b", default_site())
+    assert places[0] == ("b", install.default_site())
 
 
 def test_what_a_step_computes_is_counted(tmp_path: Path) -> None:
@@ -96,6 +95,15 @@ def test_caches_lie_beside_the_scans_unless_they_are_set(tmp_path: Path, monkeyp
     code = "import os; print(os.environ['XDG_CACHE_HOME'], os.environ['TRITON_CACHE_DIR'])"
     run_all([dataclasses.replace(step("shows", code), environment=planned[0].environment)], tmp_path)
     assert (tmp_path / "log.txt").read_text().split() == ["/set", str(tmp_path / "triton")]
+
+
+def test_a_part_of_bench_is_told_when_it_must_have_ended(tmp_path: Path) -> None:
+    """Its imports count, too: on a slow machine it would else be ended in the midst of its last work."""
+    code = "import sys, time; print(sys.argv[1], float(sys.argv[2]) - time.time())"
+    run_all([dataclasses.replace(step("shows", code, minutes=0.9), timed=True)], tmp_path)
+    option, left_s = (tmp_path / "log.txt").read_text().split()
+    assert option == "--until"
+    assert 30 < float(left_s) < 0.9 * 60 - steps.GRACE_S
 
 
 def test_setup_comes_first_and_failed_steps_last() -> None:
@@ -232,3 +240,9 @@ def test_the_minutes_are_listed_where_nothing_is_installed(tmp_path: Path) -> No
     readme = (BENCHMARKS / "gpu" / "README.md").read_text()
     assert done.stdout.strip() in readme
     assert not (tmp_path / "out").exists()
+
+
+def test_every_command_has_help() -> None:
+    wrong = subprocess.run([sys.executable, str(BENCHMARKS / "gpu"), "x"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 1
+    assert wrong.stderr.startswith("usage: python benchmarks/gpu {all,bench,bundle,kernels,probe,setup}")
