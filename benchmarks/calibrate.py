@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from parotid_seg.operating_range import OperatingRange
 from parotid_seg.records import write_record
 from parotid_seg.runtime.engines.model_file import read_model, with_new_contract
 from parotid_seg.runtime.fit_calibration import Gland, calibrate, glands_of, left_out_estimates
-from parotid_seg.runtime.fit_operating_range import SeenPatient, operating_range, seen_patient, share_outside
+from parotid_seg.runtime.fit_operating_range import SeenPatient, operating_range, seen_patient
 from parotid_seg.scan.nifti import read_mask, read_nifti
 
 POOR_DSC = 0.7
@@ -102,6 +103,15 @@ def held_out(results: Path, made: str) -> tuple[dict[str, Path], str]:
         masks = {patient: results / "masks" / f"{patient}.nii.gz" for patient in patients}
         return masks, f"out-of-fold masks of the recipe {results.name}, fold {numbers}"
     return {path.name.removesuffix(".nii.gz"): path for path in sorted(results.glob("*.nii.gz"))}, made
+
+
+def share_outside(patients: Sequence[SeenPatient]) -> float:
+    """Share of patients outside the range, margin included, that is made from the others."""
+    outside = 0
+    for each in patients:
+        made = operating_range((other for other in patients if other is not each), "")
+        outside += made is not None and any(True for _ in made.outside_of(each.seen.scan, each.seen.structures))
+    return outside / len(patients)
 
 
 def range_record(limits: OperatingRange | None, seen: list[SeenPatient]) -> dict[str, Any]:

@@ -57,7 +57,6 @@ def read_record(
     follow: bool = True,
     unknown_fields: bool = False,
     version: int | None = None,
-    version_field: str = "schema_version",
     advice: str = "",
 ) -> T:
     """Read the record in a JSON file.
@@ -68,8 +67,7 @@ def read_record(
         most_bytes: size of the largest file that is read.
         follow: whether the file may be a symbolic link; False for files in an output folder.
         unknown_fields: whether the file may have fields that `kind` does not have; they are ignored then.
-        version: the accepted version; None if the record has no version.
-        version_field: the name of the field with the version.
+        version: the accepted `schema_version`; None if the record has none.
         advice: advice for another version, the end of the error's sentence.
 
     Raises:
@@ -82,7 +80,6 @@ def read_record(
             kind,
             unknown_fields=unknown_fields,
             version=version,
-            version_field=version_field,
             advice=advice,
         )
     except RecordError as error:
@@ -181,14 +178,13 @@ def convert(
     *,
     unknown_fields: bool = False,
     version: int | None = None,
-    version_field: str = "schema_version",
     advice: str = "",
 ) -> T:
     """Convert a parsed record to a dataclass; types are checked and never coerced.
 
     Args:
         content: the result of `parse`, or any tree of dictionaries, lists and plain values.
-        kind, unknown_fields, version, version_field, advice: as in `read_record`.
+        kind, unknown_fields, version, advice: as in `read_record`.
 
     Raises:
         RecordError: if it is not such a record; it names the field as a path from the record ($), what was found and
@@ -196,7 +192,7 @@ def convert(
     """
     try:
         if version is not None:
-            _check_version(content, version, version_field, advice)
+            _check_version(content, version, advice)
         with _CONVERTING:
             record = msgspec.convert(content, kind)
         field = "" if unknown_fields else _unknown(content, record, "$")
@@ -281,13 +277,13 @@ def _as_plain(value: Any) -> Any:
     return os.fspath(value)
 
 
-def _check_version(content: Any, version: int, name: str, advice: str) -> None:
+def _check_version(content: Any, version: int, advice: str) -> None:
     expected = f"expected {version}" + (f"; {advice}" if advice else "")
-    if not isinstance(content, dict) or name not in content:
-        raise RecordError(f"found no {name}, {expected}")
-    found = content[name]
+    if not isinstance(content, dict) or "schema_version" not in content:
+        raise RecordError(f"found no schema_version, {expected}")
+    found = content["schema_version"]
     if type(found) is not int or found != version:
-        raise RecordError(f"found {name} {_short(json.dumps(found))[:20]}, {expected}")
+        raise RecordError(f"found schema_version {_short(json.dumps(found))[:20]}, {expected}")
 
 
 @contextlib.contextmanager

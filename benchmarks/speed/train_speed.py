@@ -158,7 +158,9 @@ def main() -> None:
     arguments = parser.parse_args()
     config = load_config("compact")
     if arguments.batch_size:
-        config = merge(config, {stage: {"batch_size": arguments.batch_size} for stage in STAGES}, where="--batch-size")
+        config = merge(
+            config, {stage: {"batch_size": arguments.batch_size} for stage in STAGES}, where="--batch-size: "
+        )
     torch.set_num_threads(os.cpu_count() or 1)
     names = "parotid-seg", "torch", "timm", "pillow"
     found: dict[str, Any] = {"versions": versions_of(names), "cores": os.cpu_count()}

@@ -188,7 +188,7 @@ def do(name: str, data: Path, runs: Path) -> None:
         start = STARTS_AND_TRIALS[name]
         init = start.source if start.source == "scratch" else str(runs / start.source / "best.pt")
         values: dict[str, Any] = {"stages": [start.stage], "init": init, start.stage: start.settings}
-        config = merge(load_config("compact"), {**values, "augment": AUGMENT}, where=name)
+        config = merge(load_config("compact"), {**values, "augment": AUGMENT}, where=f"{name}: ")
         train(config, data, runs / name, resume=(runs / name / "last.pt").exists(), **common)
         keep_start(name, runs / name)
         (runs / name / "finished").touch()
@@ -201,7 +201,7 @@ def do(name: str, data: Path, runs: Path) -> None:
         values = {"seed": run.seed, "init": init, "transfer": list(run.transfer), "stages": ["segment"]}
         budget: dict[str, Any] = {**BUDGETS[run.epochs], "images_per_epoch": SLICES_AN_EPOCH}
         values["segment"] = {**budget, "learning_rate": run.rate}
-        config = merge(load_config("compact"), {**values, "augment": AUGMENT}, where=name)
+        config = merge(load_config("compact"), {**values, "augment": AUGMENT}, where=f"{name}: ")
         train(config, data, folder, labelled=run.labelled, resume=(folder / "last.pt").exists(), **common)
         last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
         found = {"validation_dsc": last["validation_dsc"], "training_loss": last["loss"]}

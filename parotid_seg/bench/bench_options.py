@@ -8,6 +8,7 @@ from typing import Annotated
 
 from parotid_seg.errors import OptionError
 from parotid_seg.options import Option, OptionGroup, comma_separated
+from parotid_seg.runtime.engines.model_options import ModelFile
 from parotid_seg.runtime.engines.registry import ENGINES
 
 
@@ -27,10 +28,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 class BenchOptions(OptionGroup, panel="Options"):
     """The model and the engines that are measured, and how."""
 
-    model: Annotated[
-        Path | None,
-        Option("--model", "Model file (.onnx) or engine. Default: the packaged CT model.", metavar="FILE"),
-    ] = None
+    model: ModelFile = None
     backends: Annotated[
         tuple[str, ...],
         Option(

@@ -70,7 +70,7 @@ class DataSetCase:
 class _State:
     """The content of the file STATE; see `Private`."""
 
-    version: int
+    schema_version: int
     salt: str
     labels: tuple[str, ...]
     cases: tuple[DataSetCase, ...]
@@ -182,7 +182,7 @@ def _read(folder: Path) -> Private:
     if not path.exists():
         return Private(folder)
     try:
-        state = read_record(path, _State, version=VERSION, version_field="version")
+        state = read_record(path, _State, version=VERSION)
     except RecordError as error:
         raise InputError(f"{error.reason}; expected the state that a run left", path=path) from error
     return Private(folder, state.salt, state.labels, {case.name: case for case in state.cases}, state.lists)

@@ -10,7 +10,7 @@ kind is outside, whatever the number of features.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -97,15 +97,6 @@ def extension_of(seen: RangeFeatures, ends: Ends) -> float:
                 low, high = ends[part, name]
                 farthest = max(farthest, (value - high) / (high - low), (low - value) / (high - low))
     return farthest
-
-
-def share_outside(patients: Sequence[SeenPatient]) -> float:
-    """Share of patients outside the range, margin included, that is made from the others."""
-    outside = 0
-    for each in patients:
-        made = operating_range((other for other in patients if other is not each), "")
-        outside += made is not None and any(True for _ in made.outside_of(each.seen.scan, each.seen.structures))
-    return outside / len(patients)
 
 
 def _ends(patients: Iterable[RangeFeatures]) -> dict[tuple[str, str], tuple[float, float]]:

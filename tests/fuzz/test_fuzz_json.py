@@ -173,7 +173,7 @@ def test_records(kind: Callable[..., tuple[Reader, list[bytes]]], tmp_path: Path
 
 @pytest.mark.parametrize("cases", [5, "a", [5], {"a": 1}])
 def test_a_private_state_whose_cases_are_no_list_of_objects(tmp_path: Path, cases: Any) -> None:
-    (tmp_path / STATE).write_text(json.dumps({"version": 1, "salt": "00", "labels": [], "cases": cases}))
+    (tmp_path / STATE).write_text(json.dumps({"schema_version": 1, "salt": "00", "labels": [], "cases": cases}))
     with pytest.raises(InputError, match=r"at `\$\.cases"):
         read_state(tmp_path)
 

@@ -80,6 +80,7 @@ def test_any_text_is_a_peer_or_an_error(text: str) -> None:
         ("--quiet-seconds", {"quiet_s": float("nan")}),
         ("--keep-failed-days", {"keep_failed_days": float("inf")}),
         ("--silence-seconds", {"silence_s": 0.0}),
+        ("--silence-seconds", {"silence_s": 1e300}),
         ("--max-associations", {"most_associations": 0}),
         ("--max-object-mib", {"largest_object_mib": 0}),
         ("--spare-mib", {"spare_mib": -1}),

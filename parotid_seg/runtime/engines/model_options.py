@@ -11,15 +11,17 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.options import Option, OptionGroup
 from parotid_seg.runtime.engines.registry import ENGINES, engine_named, gpu_number
 
+ModelFile = Annotated[
+    Path | None, Option("--model", "Model file (.onnx) or engine. Default: the packaged CT model.", metavar="FILE")
+]
+"""The option that names the model."""
+
 
 @dataclass(frozen=True)
 class ModelOptions(OptionGroup, panel="Model and engine"):
     """The model, and the engine and device that run it."""
 
-    model: Annotated[
-        Path | None,
-        Option("--model", "Model file (.onnx) or engine. Default: the packaged CT model.", metavar="FILE"),
-    ] = None
+    model: ModelFile = None
     backend: Annotated[
         str,
         Option(
