@@ -142,7 +142,6 @@ def open_data_set(
         labels = _other_organs(description, labels, path)
     label_folder = {"organs": "organsTr", "segment": "labelsTr"}.get(stage, "")
     train, validation, test, notes = _split(folder, ending, bool(label_folder))
-    notes = (*notes, *_doubtful_channels(channels))
     unlabelled: list[str] = []
     held_out: list[str] = []
     if stage in UNLABELLED_STAGES:
@@ -172,7 +171,7 @@ def open_data_set(
         held_out=tuple(held_out),
         test=tuple(test),
         ignore=labels.ignore,
-        notes=notes,
+        notes=(*notes, *_doubtful_channels(channels)),
     )
     _check_files(data)
     return data
