@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from parotid_seg.errors import InputError, OptionError
 from parotid_seg.records import finite_or_none, read_toml, shown
 from parotid_seg.runtime.evaluation import Evaluation, Mean
 from parotid_seg.scan.labels import from_the_right, plain_name
+from parotid_seg.wording import counted
 
 TABLE = "limits"
 ROUNDING = 1e-9
@@ -137,7 +138,8 @@ def _checked(key: str, value: float, achieved: Achieved) -> Iterator[LimitRecord
         yield _worst(key, value, evaluation)
     elif limit.figure:
         for name in from_the_right(evaluation.labels.pairs):
-            yield _mean(key, value, name, evaluation.means[f"{name} {limit.figure}"])
+            mean = evaluation.means[f"{name} {limit.figure}"]
+            yield _mean(key, value, name, mean, _without(evaluation, limit.figure, [name]))
     elif key == "earlier_dsc":
         if achieved.earlier_dsc is not None:
             note = "the earlier masks that differ are not there" if math.isnan(achieved.earlier_dsc) else ""
@@ -147,7 +149,14 @@ def _checked(key: str, value: float, achieved: Achieved) -> Iterator[LimitRecord
         yield _record(key, value, float(found), patients=patients + achieved.failed)
 
 
-def _mean(key: str, value: float, structure: str, mean: Mean) -> LimitRecord:
+def _without(evaluation: Evaluation, figure: str, names: Iterable[str]) -> str:
+    """How many structures that a mask shows have no such figure, as those outside the dose grid; empty for none."""
+    labels = [scores.labels[name] for scores in evaluation.cases.values() for name in names]
+    count = sum(math.isnan(getattr(each, figure)) and not each.absent for each in labels)
+    return f"without a figure, and not compared with the limit: {counted(count, 'structure')}" if count else ""
+
+
+def _mean(key: str, value: float, structure: str, mean: Mean, without: str) -> LimitRecord:
     low, found, high = (mean.low, mean.mean, mean.high) if mean.cases > 1 else (math.nan, mean.mean, math.nan)
     ends = (-value, value) if LIMITS[key].either_way else (value,)
     note = ""
@@ -157,6 +166,7 @@ def _mean(key: str, value: float, structure: str, mean: Mean) -> LimitRecord:
         note = "no patient has the figure"
     elif any(low < end < high for end in ends):
         note = "the interval contains the limit"
+    note = "; ".join(filter(None, (note, without)))
     return _record(key, value, found, structure=structure, low=low, high=high, patients=mean.cases, note=note)
 
 
@@ -175,6 +185,7 @@ def _worst(key: str, value: float, evaluation: Evaluation) -> LimitRecord:
     case, name = pick(figures, key=lambda each: figures[each])
     found = figures[case, name]
     note = f"{plain_name(name)} of {case}" + (", where a mask is empty" if math.isinf(found) else "")
+    note = "; ".join(filter(None, (note, _without(evaluation, limit.figure, evaluation.labels.pairs))))
     return _record(key, value, found, patients=len({case for case, _ in figures}), note=note)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from parotid_seg.dataset.cases import ENDING, Making
 from parotid_seg.dataset.dataset_options import DEFAULTS, DataSetOptions
 from parotid_seg.dataset.find_scans import MODALITY, CandidateScan, Wanted, find_candidates
-from parotid_seg.dataset.left_out import NotUsed, write_left_out
+from parotid_seg.dataset.left_out import FILE, SERIES, NotUsed, write_left_out
 from parotid_seg.dataset.private import ABSENT, LABELLED, UNLABELLED, DataSetCase, Private, opened, write_cases
 from parotid_seg.dataset.roi_names import RoiNames, read_names
 from parotid_seg.dataset.splits import (
@@ -102,7 +102,9 @@ def build(
     progress("headers", 0, 1)
     candidates = find_candidates(dicom, (data, beside), Wanted(names, options.partial, options.prefer), skip)
     if not candidates:
-        raise InputError(f"{', '.join(map(str, dicom))}: found no {MODALITY} series, expected DICOM studies")
+        raise InputError(
+            f"{', '.join(map(str, dicom))}: found no {MODALITY} series, expected DICOM studies{_in_short(not_used)}"
+        )
     with opened(data, beside, names.labels) as private:
         making = Making(data, private, names.labels, say, progress, skip)
         cases = making.cases_of(candidates)
@@ -121,6 +123,13 @@ def build(
     look_at = sum(found.wanted for found in not_used)
     flagged = sum(case.kind == LABELLED and case.to_look_at for case in private.cases.values())
     return Built(counts[LABELLED], counts[UNLABELLED], making.made, flagged, len(not_used), look_at, beside)
+
+
+def _in_short(not_used: Sequence[NotUsed]) -> str:
+    """The first of the files and series that are not used, for an error; those of the wanted modality come first."""
+    files = [each for each in not_used if each.kind in (FILE, SERIES)]
+    files.sort(key=lambda each: not each.reason.startswith(MODALITY))
+    return f"; not used: {some_of(map(str, files), 2, '; ')}" if files else ""
 
 
 def _check_lists(private: Private, earlier: Splits, contoured: Sequence[DataSetCase], options: DataSetOptions) -> None:

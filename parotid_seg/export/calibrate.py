@@ -3,7 +3,7 @@ its masks, and its operating range."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -70,11 +70,7 @@ def calibrated_on(
                 of_sides[contour.name] = sides
         except ScanError as error:
             raise ScanError(error.reason, path=error.path or place_of(first)) from error
-    text, exchanged = exchanged_in(of_sides, "masks", "contours")
-    if exchanged:
-        report(f"warning: {text}: {len(exchanged)} of {len(found)} ({some_of(exchanged)})")
-    if without:
-        report(f"not calibrated on, since without a contour: {len(without)} of {len(found)} ({some_of(without)})")
+    _report_doubts(of_sides, without, len(found), report)
     patients = len({each.patient for each in glands})
     whose = "the model's masks" if masks is None else "masks of models not trained on them"
     calibrations = calibrate(glands, contract, f"{patients} patients, {whose}")
@@ -90,6 +86,17 @@ def calibrated_on(
     if limits:
         report(f"operating range: {limits.origin}")
     return calibrations, limits
+
+
+def _report_doubts(
+    of_sides: Mapping[str, tuple[float, float]], without: Sequence[str], patients: int, report: Callable[[str], None]
+) -> None:
+    """Report patients whose sides seem exchanged, and those without a contour."""
+    text, exchanged = exchanged_in(of_sides, "masks", "contours")
+    if exchanged:
+        report(f"warning: {text}: {len(exchanged)} of {patients} ({some_of(exchanged)})")
+    if without:
+        report(f"not calibrated on, since without a contour: {len(without)} of {patients} ({some_of(without)})")
 
 
 def _check_unseen(scans: Sequence[Scan], contract: Contract, place: Path) -> bool:

@@ -1,6 +1,7 @@
 """Limits: defaults, a file over them, and each met or missed by the figure itself."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,20 @@ def test_every_limit_has_words() -> None:
     for key in LIMITS:
         if not key.endswith("_gy"):
             assert all(limit_in_words(one(key, 0.5, found, earlier=1.0)))
+
+
+def test_structures_outside_the_dose_are_counted() -> None:
+    """They have no figure, so a limit says nothing about them."""
+
+    def planned(error_gy: float) -> CaseScores:
+        (label,) = scores(0.8).labels.values()
+        return CaseScores(1, 1, 1, {"parotid_left": replace(label, mean_error_gy=error_gy)})
+
+    flags = {"p0": (), "p1": (), "p2": ()}
+    found = replace(evaluation(planned(1.0), planned(NAN), planned(2.0)), dose_flags=flags)
+    told = "without a figure, and not compared with the limit: 1 structure"
+    mean, worst = one("mean_dose_error_gy", 4, found), one("worst_dose_error_gy", 4, found)
+    assert (mean.met, mean.found, mean.patients, mean.note) == (True, 1.5, 2, told)
+    assert (worst.met, worst.found, worst.note) == (True, 2.0, f"left parotid of p2; {told}")
+    whole = replace(evaluation(planned(1.0), planned(2.0)), dose_flags=flags)
+    assert one("mean_dose_error_gy", 4, whole).note == ""

@@ -356,7 +356,13 @@ def test_other_modalities_and_files_are_told_of(dicom: Path, data: Path) -> None
 def test_wrong_requests(dicom: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
         build([dicom / "none"], data)
-    with pytest.raises(InputError, match="found no CT series"):
+    with pytest.raises(InputError, match=r"found no CT series, expected DICOM studies$"):
+        build([dicom], data)
+    (dicom / "notes.txt").write_text("nothing")
+    for image in write_study(dicom / "short", rois=None)[6:]:
+        image.unlink()
+    words = r"; not used: file .*short: CT series .* 6 slices cover 18.0 mm .*; file .*notes.txt: not DICOM$"
+    with pytest.raises(InputError, match=words):
         build([dicom], data)
     write_study(dicom / "a")
     with pytest.raises(InputError, match=r"--private: .*lies in the data set"):

@@ -24,6 +24,7 @@ import numpy as np
 from parotid_seg.contract import BACKGROUND
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.records import is_plain_name, read_record
+from parotid_seg.scan.intensity import is_ct
 from parotid_seg.scan.label_set import DESCRIPTION, LabelSet, channel_names, data_folder, kind, read_label_set
 from parotid_seg.scan.labels import check_pairs, side_of, structure_words
 from parotid_seg.train.config import UNLABELLED_STAGES, TrainConfig
@@ -32,6 +33,8 @@ from parotid_seg.wording import some_of
 VALIDATION_SHARE = 0.2
 """Share of the patients for validation if there is no splits.json."""
 SOFT_FOLDER = "softTr"
+NEARLY_CT = re.compile("(?<![a-z])ct(?![a-z])|tomogra", re.IGNORECASE)
+"""What names of channels contain that are probably CT; only "CT" is taken as such, as by nnU-Net."""
 MOST_NAMES = 20
 """Most patients in a message; the others are counted."""
 
@@ -168,10 +171,19 @@ def open_data_set(
         held_out=tuple(held_out),
         test=tuple(test),
         ignore=labels.ignore,
-        notes=notes,
+        notes=(*notes, *_doubtful_channels(channels)),
     )
     _check_files(data)
     return data
+
+
+def _doubtful_channels(channels: Sequence[str]) -> list[str]:
+    """Notes on channels that may be CT by their names, and are not named so."""
+    return [
+        f"channel_names: {name!r} is not CT, so the window is found in each scan; if it is in HU, name it CT"
+        for name in channels
+        if not is_ct(name) and NEARLY_CT.search(name)
+    ]
 
 
 def _few(train: Sequence[str], count: int, seed: int) -> list[str]:

@@ -22,7 +22,7 @@ from parotid_seg.records import read_record, record_text
 from parotid_seg.scan.ct.slice_order import misfits
 from parotid_seg.scan.grid import body_centre
 from parotid_seg.scan.intensity import Window, Windows, fixed_windows, in_windows
-from parotid_seg.scan.labels import LEFT, RIGHT, mirrored_labels, side_of
+from parotid_seg.scan.labels import LEFT, RIGHT, is_parotid, mirrored_labels, side_of
 from parotid_seg.scan.nifti import read_mask, read_nifti
 from parotid_seg.scan.seen import voxels_hash
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels
@@ -197,7 +197,10 @@ def check_labels(data: DataSet, train: Sequence[Patient], validation: Sequence[P
 
 
 def _is_swapped(patient: Patient, names: Sequence[str]) -> bool:
-    """Whether a left structure lies to the right of its counterpart, or, without counterpart, far on the right side."""
+    """Whether a left structure lies to the right of its counterpart, or a left parotid gland alone far on the right.
+
+    Of other organs a left part may lie there.
+    """
     partners = mirrored_labels(names)
     left_mm = {
         value: _left_of_middle_mm(patient, value)
@@ -207,6 +210,8 @@ def _is_swapped(patient: Patient, names: Sequence[str]) -> bool:
     for value, offset_mm in left_mm.items():
         partner = partners[value]
         alone = partner == value or partner not in left_mm
+        if alone and not is_parotid(names[value]):
+            continue
         aside_mm = offset_mm - (0.0 if alone else left_mm[partner])
         if (aside_mm if side_of(names[value]) == RIGHT else -aside_mm) > (ASIDE_MM if alone else 0.0):
             return True
