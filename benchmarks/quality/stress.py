@@ -4,8 +4,9 @@
 
 Each kind of stress (`stress_kinds.KINDS`) is made at three strengths from the scans of validation patients
 (`splits.json`; without it, all patients with contours). A scan counts as fallen if the DSC of a gland is lower than on
-the unchanged scan by more than 0.1, and as noticed if it is refused or has a flag that the unchanged scan has not. The
-table is Markdown.
+the unchanged scan by more than 0.1, and as noticed if it is refused or has a flag that the unchanged scan has not. Of
+the others, those with a new flag on a gland, which doubts its mask, are counted apart from those with new flags on the
+scan only, which say that it is unlike those that the model knows. The table is Markdown.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ FALL = 0.1
 """A fall of the DSC by more must be noticed."""
 LEAST_DSC = 0.5
 """A patient with a lower DSC of a gland on the unchanged scan is left out: it can hardly fall."""
-AS_STORED = Orientation((0, 1, 2), (False, False, False))
+AS_STORED = Orientation((2, 1, 0), (False, False, False))
+"""Slices are the last axis of a file, as in NIfTI, and the first one here."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +173,11 @@ def name_of(flag: Flag) -> str:
     return f"{flag.code}{feature}{f' ({flag.structure})' if flag.structure else ''}"
 
 
+def is_on_gland(name: str) -> bool:
+    """Whether a flag, see `name_of`, is on a structure."""
+    return name.endswith(")")
+
+
 def row_of(kind: str, words: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The figures of a kind at a strength."""
     these = [each for each in outcomes if (each.kind, each.strength) == (kind, words)]
@@ -188,7 +195,8 @@ def row_of(kind: str, words: str, outcomes: Sequence[Outcome]) -> dict[str, Any]
         "fallen": len(fallen),
         "fallen_noticed": sum(bool(each.new) for each in fallen),
         "kept": len(kept),
-        "kept_flagged": sum(bool(each.new) for each in kept),
+        "kept_gland_flagged": sum(any(map(is_on_gland, each.new)) for each in kept),
+        "kept_scan_flagged": sum(bool(each.new) and not any(map(is_on_gland, each.new)) for each in kept),
         "flags": dict(flags.most_common()),
     }
 
@@ -197,21 +205,22 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as Markdown, with a line of sums."""
     lines = [
         "| kind | strength | scans | refused | mean DSC | mean fall | flagged of those fallen by more than 0.1 "
-        "| flagged of the others | new flags |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| of the others: a gland flagged | only the scan flagged | new flags |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         figures = ["" if row[name] is None else f"{row[name]:.3f}" for name in ("dsc", "fall")]
         flags = ", ".join(f"{name} {count}" for name, count in row["flags"].items())
         lines.append(
             f"| {row['kind']} | {row['strength']} | {row['scans']} | {row['refused']} | {' | '.join(figures)} "
-            f"| {row['fallen_noticed']} of {row['fallen']} | {row['kept_flagged']} of {row['kept']} | {flags} |"
+            f"| {row['fallen_noticed']} of {row['fallen']} | {row['kept_gland_flagged']} of {row['kept']} "
+            f"| {row['kept_scan_flagged']} of {row['kept']} | {flags} |"
         )
-    counted = ("scans", "refused", "fallen", "fallen_noticed", "kept", "kept_flagged")
+    counted = ("scans", "refused", "fallen", "fallen_noticed", "kept", "kept_gland_flagged", "kept_scan_flagged")
     sums = {name: sum(row[name] for row in rows) for name in counted}
     lines.append(
         f"| all | | {sums['scans']} | {sums['refused']} | | | {sums['fallen_noticed']} of {sums['fallen']} "
-        f"| {sums['kept_flagged']} of {sums['kept']} | |"
+        f"| {sums['kept_gland_flagged']} of {sums['kept']} | {sums['kept_scan_flagged']} of {sums['kept']} | |"
     )
     return "\n".join(lines)
 

@@ -241,9 +241,14 @@ def narrow_view(scan: Scan, share: float) -> Scan:
 
 
 def surroundings(scan: Scan, what: str) -> Scan:
-    """A table, a head rest, or arms beside the head, and air with noise around, in the slices that show the patient."""
+    """A table, a head rest, or arms beside the head, and air with noise around.
+
+    Slices with less than a tenth of the largest outline stay as they are: beyond the patient OpenKBP's scans are blank
+    but for remnants.
+    """
     grain = scan.rng.normal(0, 15, scan.hu.shape)
-    free = ~scan.body & scan.body.any(axis=(1, 2), keepdims=True)
+    areas = scan.body.sum(axis=(1, 2), keepdims=True)
+    free = ~scan.body & (areas >= areas.max() / 10)
     hu = np.where(free, -1000 + grain, scan.hu)
     level = int(scan.middle()[0])
     rows_of_head = np.flatnonzero(scan.body[level].any(axis=1))

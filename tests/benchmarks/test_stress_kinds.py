@@ -74,3 +74,12 @@ def test_bolus_lies_on_the_skin(scan: Scan) -> None:
         assert np.array_equal(changed.hu[scan.hu > NO_DATA], scan.hu[scan.hu > NO_DATA])
     left = (made("bolus", 0, replace(scan, spacing_mm=(3.0, 3.0, 3.0))).hu > NO_DATA) & (scan.hu == NO_DATA)
     assert left[..., 20:].sum() > left[..., :20].sum()
+
+
+def test_nothing_is_painted_beside_what_remains_of_a_table(scan: Scan) -> None:
+    remnant = scan.hu.copy()
+    remnant[:4] = NO_DATA
+    remnant[:4, 35, 10:30] = -500
+    table = made("surroundings", 0, replace(scan, hu=remnant)).hu
+    assert np.array_equal(table[:4], remnant[:4])
+    assert (table[4:] != remnant[4:]).any(axis=(1, 2)).all()
