@@ -218,8 +218,8 @@ def _views(mask: Mask, structure: _DrawnStructure, field_mm: float) -> list[_Vie
 def _thinned(voxels: NDArray[Any], window: Window) -> NDArray[Any]:
     """Every nth slice, row and column of a scan, clipped to a window; what projections are made from."""
     every = tuple(slice(None, None, max(1, size // THINNED)) for size in voxels.shape)
-    thinned: NDArray[Any] = np.clip(voxels[every], *window).astype(np.float32) - np.float32(window[0])
-    return thinned
+    thinned: NDArray[Any] = voxels[every].astype(np.float32)
+    return np.clip(thinned, *window, out=thinned) - np.float32(window[0])
 
 
 def _projection(

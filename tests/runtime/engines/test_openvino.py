@@ -124,6 +124,15 @@ def test_the_model_is_loaded_anew_after_many_shapes_even_with_chunks_under_way(
 
 
 @needs_openvino
+def test_a_chunk_of_too_many_voxels_does_not_fit(scan: tuple[Volume, Windows], monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = OpenVinoBackend(DEFAULT_MODEL)
+    inputs = next(chunks(*scan, backend.contract.grid, 4)).inputs
+    assert backend.fits(inputs)
+    monkeypatch.setattr(module, "MOST_VOXELS", inputs["slices"].size - 1)
+    assert not backend.fits(inputs)
+
+
+@needs_openvino
 def test_what_the_model_does_not_have_is_an_error() -> None:
     with pytest.raises(ModelError, match="found outputs labels, expected probabilities"):
         OpenVinoBackend(DEFAULT_MODEL, output="probabilities")

@@ -97,6 +97,38 @@ def test_no_more_is_joined_than_the_engine_takes(scans: list[Volume]) -> None:
     np.testing.assert_array_equal(found[1].labels, expected(scans[1]))
 
 
+def test_a_single_look_is_computed_even_if_the_engine_would_rather_have_less(scans: list[Volume]) -> None:
+    backend = Threshold()
+    backend.most_slices = 1
+    found = run(backend, scans[:1], 16)
+    assert backend.looks == [1] * 7
+    np.testing.assert_array_equal(found[0].labels, expected(scans[0]))
+
+
+@pytest.mark.parametrize(("apart", "together"), [(5, True), (60, False)])
+def test_runs_of_one_scan_that_need_the_same_slices_have_them_once(apart: int, together: bool) -> None:
+    """A slice needs the 8 below and above it."""
+    voxels = np.full((1, 100, 40, 40), -1000, np.int16)
+    voxels[:, [15, 15 + apart]] = 250
+    covered = crop_to_grid(volume_of(voxels[0], (3.0, 4.0, 4.0)), HU, GRID)
+    slices: list[int] = []
+
+    def seen(inputs: Inputs) -> NDArray[np.float32]:
+        slices.append(inputs["slices"].shape[1])
+        return threshold(inputs)
+
+    backend = Threshold(run=seen)
+    batches: Batcher[Any] = Batcher(cast(Backend, backend), 16)
+    known = (15, 15 + apart)
+    batches.add(0, replace(covered, samples=known, grow=True, known=known))
+    ((_, found),) = batches.step()
+    assert isinstance(found, Prediction)
+    around = sorted({sample + by for sample in known for by in (-3, -2, -1, 1, 2, 3)} - {*known})
+    assert backend.looks == [len(around)]
+    one_run = 7 + 2 * 8
+    assert slices[0] == (one_run + apart if together else 2 * one_run)
+
+
 def test_the_engine_bounds_the_batch(scans: list[Volume]) -> None:
     backend = Threshold(most=2)
     run(backend, scans[:1], 16)
