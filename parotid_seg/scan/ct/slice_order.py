@@ -86,8 +86,9 @@ def _examined(volume: Volume, axis: int) -> NDArray[np.float32]:
     """Some voxels of each slice (slices, voxels) in HU, clipped to `RANGE_HU`."""
     slices = np.moveaxis(volume.voxels[0], axis, 0)
     stride = max(1, math.ceil(math.sqrt(slices[0].size / EXAMINED)))
-    lattice = slices[:, ::stride, ::stride].astype(np.float32)
-    return np.clip(lattice, *RANGE_HU, out=lattice).reshape(len(slices), -1)
+    lattice: NDArray[np.float32] = slices[:, ::stride, ::stride].astype(np.float32)
+    np.clip(lattice, *RANGE_HU, out=lattice)
+    return lattice.reshape(len(slices), -1)
 
 
 def _unlike_neighbours(slices: NDArray[np.float32]) -> list[int]:
