@@ -40,7 +40,7 @@ TYPES = {"fp32": "f32", "bf16": "bf16"}
 MOST_SHAPES = 128
 """Most shapes before the model is reloaded, which takes half a second. OpenVINO keeps about a megabyte of code for each
 shape of a chunk and never frees it, whatever the capacity of its cache. Sizes are rounded up, so that the 40 test scans
-of OpenKBP have 62 shapes."""
+of OpenKBP have about 63 shapes."""
 MOST_VOXELS = 6_000_000
 """Most voxels of a chunk. OpenVINO resamples them in several copies as float32, and keeps that memory. Without a limit
 two scans of 512 x 512 x 200 share chunks of 400 slices; smaller ones take the same CPU time."""
