@@ -35,7 +35,8 @@ import torch
 from resources import machine_and_versions
 from scipy import ndimage
 
-from parotid_seg.commission.commissioning import AGAINST, MASKS, Order, RunnableModel, commission
+from parotid_seg.commission.commissioning import AGAINST, Order, RunnableModel, commission
+from parotid_seg.commission.drift import MASKS
 from parotid_seg.commission.labelled import choose
 from parotid_seg.commission.limits import read_limits
 from parotid_seg.commission.record import AgainstRecord
@@ -44,7 +45,6 @@ from parotid_seg.export.options import ExportOptions
 from parotid_seg.files import hash_file, write_text
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend
-from parotid_seg.runtime.evaluate import evaluate
 from parotid_seg.runtime.pipeline.executor import LocalExecutor
 from parotid_seg.runtime.pipeline.options import InferOptions
 from parotid_seg.train.config import PACKAGED, TrainConfig
@@ -160,8 +160,15 @@ def runnable(name: str, model: Path) -> RunnableModel:
 
 def volume_ratio(masks: Path, references: Path) -> float:
     """The masks' volume by the references', all glands of the patients with a mask together."""
-    glands = [gland for case in evaluate(masks, references).cases.values() for gland in case.labels.values()]
-    return sum(gland.volume_ml for gland in glands) / sum(gland.reference_ml for gland in glands)
+    paths = sorted(masks.glob("*.nii.gz"))
+    made, drawn = (sum(map(volume, each)) for each in (paths, (references / path.name for path in paths)))
+    return made / drawn
+
+
+def volume(path: Path) -> float:
+    """Of all structures of a label map, in mm3."""
+    image = nibabel.load(path)
+    return float(np.count_nonzero(image.dataobj) * np.prod(image.header.get_zooms()))
 
 
 def summary(against: AgainstRecord) -> dict[str, Any]:
