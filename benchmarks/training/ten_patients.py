@@ -190,7 +190,7 @@ def summary(against: AgainstRecord) -> dict[str, Any]:
 
 def ten_patients(wanted: argparse.Namespace, work: Path) -> dict[str, Any]:
     """The record of all wanted sets and seeds, with all files in `work`."""
-    unseen = sorted(json.loads(FOLDS.read_text())[wanted.fold])
+    unseen = sorted(json.loads(wanted.folds.read_text())[wanted.fold])
     drawn = np.random.default_rng(0).permutation(unseen).tolist()
     own, locked = drawn[:OWN], sorted(drawn[OWN:])
     initial = DEFAULT_MODEL
@@ -218,7 +218,8 @@ def main() -> None:
     parser.add_argument(
         "--init", required=True, help="checkpoint that was not trained on the fold's patients, or packaged"
     )
-    parser.add_argument("--fold", type=int, default=0, help="of results/cross-validation/folds.json")
+    parser.add_argument("--fold", type=int, default=0, help="which of --folds the initial model has not seen")
+    parser.add_argument("--folds", type=Path, default=FOLDS, help="JSON, a list of lists of patients")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=["unlike", "ordinary"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one training for each in each set")
     parser.add_argument("--work", type=Path, help="folder for all files, also those of an earlier run")
