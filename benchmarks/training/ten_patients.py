@@ -45,7 +45,6 @@ from parotid_seg.export.verified_export import export
 from parotid_seg.files import hash_file, write_text
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend
-from parotid_seg.runtime.evaluation import evaluate
 from parotid_seg.runtime.pipeline.executor import LocalExecutor
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.train.config import PACKAGED, TrainConfig
@@ -161,8 +160,15 @@ def runnable(name: str, model: Path) -> RunnableModel:
 
 def volume_ratio(masks: Path, references: Path) -> float:
     """The masks' volume by the references', all glands of the patients with a mask together."""
-    glands = [gland for case in evaluate(masks, references).cases.values() for gland in case.labels.values()]
-    return sum(gland.volume_ml for gland in glands) / sum(gland.reference_ml for gland in glands)
+    paths = sorted(masks.glob("*.nii.gz"))
+    made, drawn = (sum(map(volume, each)) for each in (paths, (references / path.name for path in paths)))
+    return made / drawn
+
+
+def volume(path: Path) -> float:
+    """Of all structures of a label map, in mm3."""
+    image = nibabel.load(path)
+    return float(np.count_nonzero(image.dataobj) * np.prod(image.header.get_zooms()))
 
 
 def summary(against: AgainstRecord) -> dict[str, Any]:
@@ -184,7 +190,7 @@ def summary(against: AgainstRecord) -> dict[str, Any]:
 
 def ten_patients(wanted: argparse.Namespace, work: Path) -> dict[str, Any]:
     """The record of all wanted sets and seeds, with all files in `work`."""
-    unseen = sorted(json.loads(FOLDS.read_text())[wanted.fold])
+    unseen = sorted(json.loads(wanted.folds.read_text())[wanted.fold])
     drawn = np.random.default_rng(0).permutation(unseen).tolist()
     own, locked = drawn[:OWN], sorted(drawn[OWN:])
     initial = DEFAULT_MODEL
@@ -212,7 +218,8 @@ def main() -> None:
     parser.add_argument(
         "--init", required=True, help="checkpoint that was not trained on the fold's patients, or packaged"
     )
-    parser.add_argument("--fold", type=int, default=0, help="of results/cross-validation/folds.json")
+    parser.add_argument("--fold", type=int, default=0, help="which of --folds the initial model has not seen")
+    parser.add_argument("--folds", type=Path, default=FOLDS, help="JSON, a list of lists of patients")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=["unlike", "ordinary"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one training for each in each set")
     parser.add_argument("--work", type=Path, help="folder for all files, also those of an earlier run")

@@ -81,7 +81,8 @@ COMMANDS: dict[str, list[str]] = {
     "stress.py": ["{scans}/..", "--patients", "1", "--kinds", "noise", "mirrored", "--json", "{out}/x.json"],
     "sums.py": ["{benchmarks}/results/2026-11-26-cluster.json"],
     "ten_patients.py": [
-        *("{own}", "--init", "packaged", "--sets", "unlike", "--config", "{one_batch}", "--out", "{out}/x.json")
+        *("{own}", "--folds", "{own}/folds.json", "--init", "packaged", "--sets", "unlike", "--config", "{one_batch}"),
+        *("--out", "{out}/x.json"),
     ],
     "train_speed.py": [
         *("{balls}", "--images", "4", "--batch-size", "4", "--repeats", "1", "--labelled", "2"),
@@ -121,7 +122,7 @@ CONSTANTS: dict[str, dict[str, object]] = {
         "watch.EVERY_S": 0.3,
         "watch.subprocess": ForkedCommands(workers_too=True),
     },
-    "ten_patients.py": {"FOLDS": SimpleNamespace(read_text=lambda: '["abcde"]'), "OWN": 4, "export": export_packaged},
+    "ten_patients.py": {"OWN": 4, "export": export_packaged},
     "train_speed.py": {"STAGES": ("segment",), "subprocess": SimpleNamespace(run=forked.here)},
 }
 """What names of a script stand for, to be quick."""
@@ -159,6 +160,7 @@ def files(
             nibabel.save(image.slicer[:, :, few], own / place / f"{name}{ending}.nii.gz")
     shutil.copy(balls / "dataset.json", own)
     (own / "splits.json").write_text(json.dumps({"train": names[:3], "validation": names[3:]}))
+    (own / "folds.json").write_text(json.dumps([names]))
     (folder / "one_batch.toml").write_text("[segment]\nepochs = 1\nimages_per_epoch = 24\n")
     (folder / "translated").write_bytes(pickle.dumps(translated))
     (folder / "small.onnx").write_bytes(with_contract(*translated))
