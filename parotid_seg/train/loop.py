@@ -154,7 +154,7 @@ class Trainer(ABC):
         """Fill a network with a source's weights, in all processes; see `transfer.start_from`."""
         self.report(f"reading --init {source}")
         transfer = self.processes.broadcast_from_rank0(
-            lambda: start_from(source, unet, images=self._images(), **options)
+            lambda: start_from(source, unet, channels=self.data.channels, images=self._images(), **options)
         )
         self.processes.broadcast_weights(unet)
         return transfer
@@ -186,6 +186,9 @@ class Trainer(ABC):
         """Report and write the record of a source's weights."""
         for line in transfer.lines():
             self.report(line)
+        if transfer.channels and transfer.channels != self.data.channels:
+            trained, own = ", ".join(transfer.channels), ", ".join(self.data.channels)
+            self.report(f"note: {transfer.source} was trained on {trained}, not on {own}")
         if self.processes.first:
             transfer.save(self.run / "transfer.json")
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -48,6 +48,7 @@ class Transfer:
         taken: the model's weights that came from the source.
         left_out: the source's weights that were not used, with the reason.
         random: the model's weights that stayed random.
+        channels: of the scans that the source was trained on; empty if unknown.
     """
 
     source: str
@@ -55,6 +56,7 @@ class Transfer:
     taken: tuple[str, ...]
     left_out: dict[str, str]
     random: tuple[str, ...]
+    channels: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """A summary: one line per part and one per reason."""
@@ -69,6 +71,14 @@ class Transfer:
     def save(self, path: Path) -> None:
         """Write the whole record as JSON. Raises OutputError if that fails."""
         write_record(self, path)
+
+
+class Offered(NamedTuple):
+    """The weights of a source under the Swin-Unet's names, and what it was trained on; empty if unknown."""
+
+    weights: Weights
+    labels: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
 
 
 def part_of(name: str) -> str:
@@ -97,6 +107,7 @@ def start_from(
     parts: Iterable[str],
     *,
     labels: tuple[str, ...] = (),
+    channels: tuple[str, ...] = (),
     mirror: bool = True,
     images: Iterable[Tensor] | None = None,
 ) -> Transfer:
@@ -108,15 +119,19 @@ def start_from(
         source: "packaged", "imagenet" or a file.
         net: changed in place.
         parts: of `PARTS`.
-        labels: the network's.
+        labels, channels: the network's.
         mirror: copy the encoder's stages to the decoder if the source has no decoder; otherwise it stays random.
         images: for the batch norms of a model file, see `unfold_norms`; None leaves them folded.
 
     Raises:
-        InputError: if the source cannot be read, or no weight fits a requested part.
+        InputError: if the source cannot be read, no weight fits a requested part, or the source was trained on the
+            same channels in another order.
     """
     parts = tuple(parts)
-    offered, offered_labels = _offered(source, net)
+    offered, offered_labels, offered_channels = _offered(source, net)
+    if channels != offered_channels and sorted(channels) == sorted(offered_channels):
+        found, expected = ", ".join(channels), ", ".join(offered_channels)
+        raise InputError(f"--init {source}: found the channels {found}, expected them in its order: {expected}")
     if not any(part_of(name) == "decoder" for name in offered):
         offered |= _mirrored(offered, net) if mirror else {}
         parts = parts if mirror else tuple(part for part in parts if part != "decoder")
@@ -142,23 +157,24 @@ def start_from(
     net.load_state_dict(taken, strict=False)
     if images is not None and is_model(source):
         unfold_norms(net, images)
-    return Transfer(source, parts, tuple(taken), left_out, tuple(name for name in weights if name not in taken))
+    random = tuple(name for name in weights if name not in taken)
+    return Transfer(source, parts, tuple(taken), left_out, random, offered_channels)
 
 
-def _offered(source: str, net: SwinUnet) -> tuple[Weights, tuple[str, ...]]:
-    """A source's weights under the Swin-Unet's names, and the labels it was trained on; empty if unknown."""
+def _offered(source: str, net: SwinUnet) -> Offered:
     if source == IMAGENET:
-        return _encoder(_imagenet(net.encoder.embed_dim), net), ()
+        return Offered(_encoder(_imagenet(net.encoder.embed_dim), net))
     if is_model(source):
         model = read_model_weights(source)
-        return network_weights(source, model, net), model.contract.labels
+        return Offered(network_weights(source, model, net), model.contract.labels, model.contract.channels)
     check_init(source)
     path = Path(source)
     if is_checkpoint(path):
         checkpoint = load_checkpoint(path)
-        return {name.removeprefix("unet."): value for name, value in checkpoint.weights.items()}, checkpoint.labels
+        weights = {name.removeprefix("unet."): value for name, value in checkpoint.weights.items()}
+        return Offered(weights, checkpoint.labels, checkpoint.channels)
     try:
-        return _encoder(checked_weights(_foreign(path)), net), ()
+        return Offered(_encoder(checked_weights(_foreign(path)), net))
     except InputError as error:
         raise InputError(f"--init {source}: {error.reason}") from error
     except (IndexError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:  # of timm, on other shapes

@@ -123,6 +123,18 @@ def test_our_checkpoint_fills_what_is_asked_for_and_the_classifier_only_of_the_s
     assert set(transfer.left_out) == set(transfer.random)
 
 
+def test_the_same_channels_in_another_order_are_refused(config: TrainConfig, tmp_path: Path) -> None:
+    path, channels = tmp_path / "best.pt", ("T1", "T2")
+    weights = build_network(config, 2, 3).state_dict()
+    save_checkpoint(Checkpoint(config, GLANDS, channels, {}, weights, {}), path)
+    net = build_network(config, 2, 3).unet
+    words = r"best.pt: found the channels T2, T1, expected them in its order: T1, T2"
+    with pytest.raises(InputError, match=words):
+        start_from(str(path), net, ("encoder",), channels=channels[::-1])
+    for given in (channels, ("T1", "FLAIR")):
+        assert start_from(str(path), net, ("encoder",), channels=given).channels == channels
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
