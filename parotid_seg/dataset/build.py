@@ -126,9 +126,9 @@ def build(
 
 
 def _in_short(not_used: Sequence[NotUsed]) -> str:
-    """The first of the files and series that are not used, for an error; those of the wanted modality come first."""
+    """The first of the files and series that are not used, for an error; folders of series come first."""
     files = [each for each in not_used if each.kind in (FILE, SERIES)]
-    files.sort(key=lambda each: not each.reason.startswith(MODALITY))
+    files.sort(key=lambda each: not each.place.is_dir())
     return f"; not used: {some_of(map(str, files), 2, '; ')}" if files else ""
 
 

@@ -72,14 +72,14 @@ class NetworkConfig:
         _check(self, "drop_path", 0, MOST_DROPPED)
         if not 1 <= len(self.depths) <= MOST_STAGES or sum(self.depths) > MOST_BLOCKS:
             raise InputError(
-                f"network.depths: found {list(self.depths)}, expected 1 to {MOST_STAGES} stages and at most "
+                f"depths: found {list(self.depths)}, expected 1 to {MOST_STAGES} stages and at most "
                 f"{MOST_BLOCKS} blocks in all"
             )
         if len(self.depths) != len(self.heads):
-            raise InputError(f"network: found {len(self.depths)} depths and {len(self.heads)} heads, expected as many")
+            raise InputError(f"depths, heads: found {len(self.depths)} and {len(self.heads)} stages, expected as many")
         for stage, heads in enumerate(self.heads):
             if (self.embed_dim * 2**stage) % heads:
-                raise InputError(f"network.heads: {heads} does not divide the width {self.embed_dim * 2**stage}")
+                raise InputError(f"heads: {heads} does not divide the width {self.embed_dim * 2**stage}")
 
 
 @dataclass(frozen=True)

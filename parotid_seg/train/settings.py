@@ -209,7 +209,7 @@ def merge(config: C, values: dict[str, Any], *, where: str = "", table: str = ""
     try:
         return dataclasses.replace(config, **changes)  # type: ignore[type-var]
     except InputError as error:
-        raise InputError(f"{where}{table}{error.reason.removeprefix(table)}") from error
+        raise InputError(f"{where}{table}{error.reason}") from error
 
 
 def _in_words(hint: Any) -> str:

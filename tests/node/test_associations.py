@@ -151,7 +151,7 @@ def test_an_object_that_is_too_large(start: Callable[..., Node], tmp_path: Path)
 
 
 def test_a_full_disk_is_told_once(start: Callable[..., Node], tmp_path: Path) -> None:
-    node = start(spare_mib=1 << 40)
+    node = start(spare_mib=(1 << 32) - 1)
     assert send(node.options.port, make_series(tmp_path / "ct")) == [0xA700] * 3
     node.wait_for(lambda: any("3 objects refused in all" in line for line in node.lines))
     assert sum("status A700" in line for line in node.lines) == 1

@@ -300,7 +300,7 @@ def changed_contract(config: Any, **fields: Any) -> None:
         (lambda config: config.parameters.pop(MODEL_HASH_KEY), f"no parameter {MODEL_HASH_KEY}"),
         (lambda config: setattr(config.parameters[MODEL_HASH_KEY], "string_value", "\x1b[2J"), "expected a SHA-256"),
         (lambda config: setattr(config.parameters[METADATA_KEY], "string_value", "{}"), "was changed"),
-        (lambda config: changed_contract(config, schema_version=3), "schema_version 3, expected 4 to 7"),
+        (lambda config: changed_contract(config, schema_version=3), "schema_version 3, expected 7"),
         (lambda config: changed_contract(config, verification={}), "--allow-unverified"),
         (lambda config: config.input.pop(), "found inputs"),
         (lambda config: setattr(config.output[0], "name", "scores"), "found outputs scores, expected labels"),
