@@ -1,6 +1,6 @@
-"""`parotid-seg infer` of two checkouts in turns: is a change slower?
+"""`parotid-seg infer` of two checkouts in turns: is a change slower, or does it need more memory?
 
-    python benchmarks/speed/two_versions.py OLD NEW SCANS --turns 9 --out FILE.json
+    python benchmarks/speed/two_versions.py OLD NEW SCANS --turns 9 [--memory] --out FILE.json
 
 OLD and NEW are checkouts (git worktree add OLD COMMIT). Each turn runs both on the same scans, each into a new folder;
 turns begin with OLD and NEW alternately. Both use the environment that runs this script.
@@ -10,33 +10,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from resources import machine_and_versions
+from watch import watch
 
 from parotid_seg.files import write_text
 
 
-def seconds_of(checkout: Path, scans: Path, backend: str) -> float:
-    """How long the command takes, from its start to its end."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+def measured(checkout: Path, scans: Path, backend: str, memory: bool) -> float:
+    """How long the command takes, in seconds, or the peak memory of all its processes together, in MiB."""
+    environment = ["env", "-C", str(checkout), "-u", "PYTHONDONTWRITEBYTECODE", f"PYTHONPATH={checkout}"]
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "parotid_seg", "infer", str(scans), "--out", f"{folder}/masks"]
-        begun = time.perf_counter()
-        subprocess.run(
-            [*command, "--backend", backend, "--quiet"],
-            check=True,
-            cwd=checkout,
-            env={**environment, "PYTHONPATH": str(checkout)},
-        )
-        return time.perf_counter() - begun
+        options = ["--out", f"{folder}/masks", "--backend", backend, "--quiet"]
+        command = [sys.executable, "-m", "parotid_seg", "infer", str(scans), *options]
+        seen = watch([*environment, *command], memory=memory)
+    return round(seen.peak_mib) if memory else round(seen.seconds, 2)
 
 
 def commit_of(checkout: Path) -> str:
@@ -53,25 +47,29 @@ def main() -> None:
     parser.add_argument("scans", type=Path, metavar="SCANS", help="folder of scans, or one scan")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--backend", default="onnxruntime")
+    parser.add_argument("--memory", action="store_true", help="compare peak memory (MiB, Linux) instead of seconds")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     old, new = arguments.old.resolve(), arguments.new.resolve()
-    seconds: dict[str, list[float]] = {"old": [], "new": []}
+    scans, backend, memory = arguments.scans.resolve(), arguments.backend, arguments.memory
+    what, unit = ("peak_mib", "MiB") if memory else ("seconds", "s")
+    found: dict[str, list[float]] = {"old": [], "new": []}
     for turn in range(arguments.turns):
         for name in ("old", "new") if turn % 2 == 0 else ("new", "old"):
             checkout = old if name == "old" else new
-            seconds[name].append(round(seconds_of(checkout, arguments.scans.resolve(), arguments.backend), 2))
-        print(f"turn {turn + 1}: old {seconds['old'][-1]} s, new {seconds['new'][-1]} s", flush=True)
-    ratios = sorted(round(after / before, 3) for before, after in zip(seconds["old"], seconds["new"], strict=True))
+            found[name].append(measured(checkout, scans, backend, memory))
+        print(f"turn {turn + 1}: old {found['old'][-1]} {unit}, new {found['new'][-1]} {unit}", flush=True)
+    ratios = sorted(round(after / before, 3) for before, after in zip(found["old"], found["new"], strict=True))
     print(f"new over old, turn by turn: median {statistics.median(ratios)}, from {ratios[0]} to {ratios[-1]}")
-    found = {
+    content = {
         "commits": {"old": commit_of(old), "new": commit_of(new)},
-        "backend": arguments.backend,
-        "seconds": seconds,
+        "scans": len(list(scans.glob("*.nii.gz"))) if scans.is_dir() else 1,
+        "backend": backend,
+        what: found,
         "ratios": ratios,
         **machine_and_versions(),
     }
-    write_text(json.dumps(found, indent=1) + "\n", arguments.out)
+    write_text(json.dumps(content, indent=1) + "\n", arguments.out)
 
 
 if __name__ == "__main__":
