@@ -14,6 +14,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from parotid_seg.models import example_folder
 from parotid_seg.runtime.pipeline import worker_pool
@@ -24,6 +25,8 @@ from tests.processes.forked import forked as forked_process
 SNAPSHOTS = Path(__file__).with_name("snapshots")
 ALONE = Path(__file__).parent / "bench"
 """Where tests that must not run beside others are."""
+settings.register_profile("busy machines", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machines")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

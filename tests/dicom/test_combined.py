@@ -206,7 +206,7 @@ boxes = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(boxes, min_size=1, max_size=6), st.randoms(use_true_random=False))
 def test_order_first_points_directions_and_repeats_change_nothing(contours: list[NDArray[Any]], random: Random) -> None:
     found = drawn(*contours)
@@ -223,7 +223,7 @@ def test_order_first_points_directions_and_repeats_change_nothing(contours: list
         assert np.array_equal(found.mask, union)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32 - 1), st.floats(0.2, 0.8))
 def test_own_outlines_come_back_and_nothing_is_noted(seed: int, share: float) -> None:
     mask = np.random.default_rng(seed).random((14, 15)) < share

@@ -49,13 +49,13 @@ def interpolated(mask: NDArray[Any], points: NDArray[np.float64]) -> NDArray[np.
     return upper * (1 - share[:, 0]) + lower * share[:, 0]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(masks)
 def test_a_mask_comes_back_voxel_for_voxel(mask: NDArray[Any]) -> None:
     assert np.array_equal(filled(outlines(mask), *mask.shape), mask)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(masks)
 def test_outlines_are_polygons_that_enclose_the_area_of_marching_squares(mask: NDArray[Any]) -> None:
     found = outlines(mask)
@@ -66,7 +66,7 @@ def test_outlines_are_polygons_that_enclose_the_area_of_marching_squares(mask: N
         assert np.array_equal(filled([points[::-1]], *mask.shape), filled([points], *mask.shape))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(masks)
 def test_outlines_and_their_channels_never_leave_their_piece(mask: NDArray[Any]) -> None:
     for points in outlines(mask):
@@ -120,7 +120,7 @@ def test_no_voxel_no_outline() -> None:
     assert not filled([], 4, 4).any()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.floats(-3, 12), st.floats(-3, 12)), min_size=3, max_size=8))
 def test_any_polygon_is_filled_by_the_even_odd_rule(corners: list[tuple[float, float]]) -> None:
     points = np.round(np.array(corners), 6)

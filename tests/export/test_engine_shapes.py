@@ -30,7 +30,7 @@ def shapes_of_chunks(grid: Grid, depth: int, distance_mm: float, batch_size: int
     ]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     grid=st.sampled_from(GRIDS),
     depth=st.integers(1, 260),

@@ -55,7 +55,7 @@ def test_another_object_than_named(image: tuple[Path, str, str, str]) -> None:
         assert refusal.value.status == DOES_NOT_MATCH
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_objects_are_taken_or_refused_and_name_nobody(

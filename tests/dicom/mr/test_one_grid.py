@@ -155,7 +155,7 @@ def turned(angle: Any, spacing: Any, origin: Any) -> NDArray[np.float64]:
 grids = st.builds(turned, angles, spacings, origins)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(affine=grids, onto=grids, shape=shapes, target=shapes)
 def test_what_is_linear_comes_out_as_it_is(affine: NDArray[Any], onto: Any, shape: Any, target: Any) -> None:
     """Linear interpolation is exact of a linear phantom, so any grids will do."""

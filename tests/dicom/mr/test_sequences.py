@@ -267,7 +267,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Series, Dataset]:
     return series, pydicom.dcmread(series.slices[0].path)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(values=st.dictionaries(st.sampled_from([*STIR, "ScanOptions", "ContrastBolusAgent", "ProtocolName"]), hostile))
 def test_whatever_stands_in_a_header_a_known_word_comes_out(
     plain: tuple[Series, Dataset], values: dict[str, str]

@@ -65,7 +65,7 @@ def test_mask_lies_on_the_nifti_twins_voxels(tmp_path: Path, laid: str) -> None:
     np.testing.assert_array_equal(mask, twin.volume.voxels[0] > 0)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(turn=st.tuples(*[st.floats(-3, 3)] * 3), shear=st.tuples(*[st.floats(-1, 1)] * 2), backwards=st.booleans())
 def test_any_way_of_lying(
     tmp_path_factory: pytest.TempPathFactory, turn: tuple[float, ...], shear: tuple[float, ...], backwards: bool
