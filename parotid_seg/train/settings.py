@@ -153,19 +153,22 @@ def check_init(source: str) -> None:
 def load_config(preset: str, file: Path | None = None, **overrides: Any) -> TrainConfig:
     """A preset, overridden by a TOML file's values and by keyword arguments for top-level values.
 
-    A preset that the file names is taken in place of `preset`. The preset "few" has another schedule for initial
+    A preset that the file names is taken in place of the default one. The preset "few" has another schedule for initial
     weights than from scratch.
 
     Raises:
-        InputError: for an unknown preset or key, a value of the wrong type, or a file that is missing or not TOML.
+        InputError: for an unknown key, a value of the wrong type, or a file that is missing or not TOML.
+        OptionError: for an unknown preset, or one that is neither the default nor the file's.
     """
     if preset not in PRESETS:
         raise OptionError(f"--preset: found {preset!r}, expected one of: {', '.join(PRESETS)}")
     values = {} if file is None else read_toml(file, "--config")
     if "preset" in values:
-        preset = values["preset"]
+        given, preset = preset, values["preset"]
         if preset not in list(PRESETS):
             raise InputError(f"--config: {file}: preset: found {shown(preset)}, expected one of: {', '.join(PRESETS)}")
+        if given not in (preset, TrainConfig.preset):
+            raise OptionError(f"--preset: found {given}, but --config {file} has the preset {preset}: give one of them")
     init = overrides.get("init", values.get("init", SCRATCH))
     start = FEW_FROM_A_MODEL if preset == "few" and init != SCRATCH else PRESETS[preset]
     config = merge(start, values, where=f"--config: {file}: ")
