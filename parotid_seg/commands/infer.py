@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,6 @@ from parotid_seg.commands.shared import Quiet, UsageError, Verbose, one_line_err
 from parotid_seg.commands.terminal import following
 from parotid_seg.runtime.engines.model_options import ModelOptions
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
-
-if TYPE_CHECKING:
-    pass
 
 
 @with_options

@@ -25,9 +25,9 @@ from parotid_seg.train.network import ParotidNet
 from parotid_seg.wording import some_of
 
 MASKS = "masks"
+"""Folder of masks beside `imagesTr` and `labelsTr`, named as the contours."""
 UNSEEN = "none of them may be one that the model was trained on"
 UNCHECKED = f"{UNSEEN}; which scans it was trained on is not recorded, so this is not checked"
-"""Folder of masks beside `imagesTr` and `labelsTr`, named as the contours."""
 
 
 def calibrated_on(

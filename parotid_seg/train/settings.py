@@ -25,7 +25,6 @@ from parotid_seg.train.config import (
 )
 
 C = TypeVar("C")
-"""Most characters of a wrong value in a message."""
 
 PAPER = TrainConfig(
     preset="paper",
