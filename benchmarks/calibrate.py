@@ -16,7 +16,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from parotid_seg.calibration import Calibration
+from parotid_seg.contract import Contract
 from parotid_seg.files import atomic_write, write_text
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.operating_range import OperatingRange
@@ -105,6 +106,19 @@ def held_out(results: Path, made: str) -> tuple[dict[str, Path], str]:
     return {path.name.removesuffix(".nii.gz"): path for path in sorted(results.glob("*.nii.gz"))}, made
 
 
+def measured(data: Path, masks: Mapping[str, Path], contract: Contract) -> tuple[list[Gland], list[SeenPatient]]:
+    """What calibration and range are made of: glands with their DSC, and the features of each patient."""
+    glands: list[Gland] = []
+    seen: list[SeenPatient] = []
+    for patient, path in masks.items():
+        scan = read_nifti(data / "imagesTr" / f"{patient}_0000.nii.gz")
+        contour, _ = read_mask(data / "labelsTr" / f"{patient}.nii.gz", like=scan)
+        mask, _ = read_mask(path, like=scan)
+        glands += glands_of(patient, scan.volume, mask, contour, contract)
+        seen.append(seen_patient(patient, scan.volume, mask, contract))
+    return glands, seen
+
+
 def share_outside(patients: Sequence[SeenPatient]) -> float:
     """Share of patients outside the range, margin included, that is made from the others."""
     outside = 0
@@ -159,14 +173,7 @@ def main() -> None:
     masks, made = held_out(arguments.masks, arguments.made)
     if not made:
         parser.error("expected --made with a folder of masks")
-    glands: list[Gland] = []
-    seen: list[SeenPatient] = []
-    for patient, path in masks.items():
-        scan = read_nifti(arguments.data / "imagesTr" / f"{patient}_0000.nii.gz")
-        contour, _ = read_mask(arguments.data / "labelsTr" / f"{patient}.nii.gz", like=scan)
-        mask, _ = read_mask(path, like=scan)
-        glands += glands_of(patient, scan.volume, mask, contour, contract)
-        seen.append(seen_patient(patient, scan.volume, mask, contract))
+    glands, seen = measured(arguments.data, masks, contract)
     calibrations, limits = calibrate(glands, contract, made), operating_range(seen, made)
     if not calibrations:
         raise SystemExit(f"found {len(glands)} glands of {len(masks)} patients, expected more")

@@ -1,12 +1,16 @@
 """Scans that the model was not made for: how far the DSC falls, and whether it is noticed.
 
     python benchmarks/quality/stress.py DATA [--patients 10] [--kinds noise blur] [--json FILE.json]
+    python benchmarks/quality/stress.py DATA --held-out benchmarks/results/cross-validation/RECIPE --model FOLD.onnx
 
 Each kind of stress (`stress_kinds.KINDS`) is made at three strengths from the scans of validation patients
 (`splits.json`; without it, all patients with contours). A scan counts as fallen if the DSC of a gland is lower than on
 the unchanged scan by more than 0.1, and as noticed if it is refused or has a flag that the unchanged scan has not. Of
 the others, those with a new flag on a gland, which doubts its mask, are counted apart from those with new flags on the
 scan only, which say that it is unlike those that the model knows. The table is Markdown.
+
+With --held-out the patients are those that a model of a cross-validation was not trained on, in three groups, and the
+expected DSC and the operating range of each group are made from the other two, so that nothing has seen the patients.
 """
 
 from __future__ import annotations
@@ -22,10 +26,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
+from calibrate import held_out, measured
 from numpy.typing import NDArray
 from resources import machine_and_versions
 from stress_kinds import KINDS, LEFT, RIGHT, Scan
@@ -37,6 +43,9 @@ from parotid_seg.metrics import dice
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.engines.model_file import read_model, with_new_contract
+from parotid_seg.runtime.fit_calibration import LEAST_PATIENTS, calibrate
+from parotid_seg.runtime.fit_operating_range import operating_range
 from parotid_seg.runtime.segmentation.segment import segment_volume
 from parotid_seg.scan.nifti import read_mask, read_nifti
 from parotid_seg.scan.volume import Orientation, Volume
@@ -45,6 +54,8 @@ FALL = 0.1
 """A fall of the DSC by more must be noticed."""
 LEAST_DSC = 0.5
 """A patient with a lower DSC of a gland on the unchanged scan is left out: it can hardly fall."""
+GROUPS = 3
+"""Of patients that no model has seen; each group's calibration is made from the others."""
 AS_STORED = Orientation((2, 1, 0), (False, False, False))
 """Slices are the last axis of a file, as in NIfTI, and the first one here."""
 
@@ -86,34 +97,61 @@ def main() -> None:
     parser.add_argument("--without", nargs="*", default=[], metavar="PATIENT", help="leave these out")
     parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS), metavar="KIND")
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL)
+    parser.add_argument(
+        "--held-out", type=Path, metavar="DIR", help="a recipe's folder of results; --model is its fold"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE.json")
     arguments = parser.parse_args()
-    backend, begun = load_backend(arguments.model, "onnxruntime"), time.process_time()
-    patients = chosen(arguments.data, arguments.patients, arguments.without)
+    begun = time.process_time()
     outcomes: list[Outcome] = []
     left_out: list[str] = []
-    for patient in patients:
+    for patient, backend in patients_and_backends(arguments):
         found = outcomes_of(patient, arguments.data, arguments.kinds, backend)
         print(f"{patient}: {len(found)} scans, {time.process_time() - begun:.0f} s so far", file=sys.stderr, flush=True)
         outcomes += found
         left_out += [] if found else [patient]
+    patients = list(dict.fromkeys(each.patient for each in outcomes))
     rows = [row_of(kind, words, outcomes) for kind in arguments.kinds for words in KINDS[kind].words]
     print(table(rows))
-    print(
-        f"\n{len(patients) - len(left_out)} patients; left out, as the DSC is below {LEAST_DSC} unchanged: {left_out}"
-    )
+    print(f"\n{len(patients)} patients; left out, as the DSC is below {LEAST_DSC} unchanged: {left_out}")
     record = {
         "date": datetime.now(UTC).date().isoformat(),
         **machine_and_versions(),
         "model_sha256": hashlib.sha256(arguments.model.read_bytes()).hexdigest(),
         "cpu_seconds": round(time.process_time() - begun, 1),
-        "patients": [each for each in patients if each not in left_out],
+        "patients": patients,
         "left_out": left_out,
         "kinds": rows,
         "all": [dataclasses.asdict(each) for each in outcomes],
     }
     if arguments.json:
         write_text(json.dumps(record, indent=1) + "\n", arguments.json)
+
+
+def patients_and_backends(arguments: argparse.Namespace) -> Iterator[tuple[str, Backend]]:
+    """Each patient with the model for it."""
+    if not arguments.held_out:
+        backend = load_backend(arguments.model, "onnxruntime")
+        yield from ((each, backend) for each in chosen(arguments.data, arguments.patients, arguments.without))
+        return
+    masks, made = held_out(arguments.held_out, "")
+    content, contract = read_model(arguments.model)
+    glands, seen = measured(arguments.data, masks, contract)
+    for number in range(GROUPS):
+        others = len(masks) - len(list(masks)[number::GROUPS])
+        if others < LEAST_PATIENTS:
+            raise SystemExit(f"found {others} patients for a calibration, expected {LEAST_PATIENTS} or more")
+        group = [patient for patient in list(masks)[number::GROUPS] if patient not in arguments.without]
+        changed = dataclasses.replace(
+            contract,
+            calibrations=calibrate((each for each in glands if each.patient not in group), contract, made),
+            operating_range=operating_range((each for each in seen if each.patient not in group), made),
+        )
+        with TemporaryDirectory() as folder:
+            model = Path(folder, arguments.model.name)
+            model.write_bytes(with_new_contract(content, changed))
+            backend = load_backend(model, "onnxruntime", allow_unverified=True)
+        yield from ((patient, backend) for patient in group)
 
 
 def chosen(data: Path, count: int, without: Sequence[str]) -> list[str]:

@@ -295,25 +295,35 @@ def test_the_study_s_tables_and_picture_come_from_the_committed_results(tmp_path
 
 
 def test_a_model_is_calibrated_on_the_masks_of_finished_folds(tmp_path: Path) -> None:
-    data = test_calibrate.masks_for(test_calibrate.place_for(tmp_path / "data", patients=12))
+    data = test_calibrate.masks_for(test_calibrate.place_for(tmp_path / "data", patients=15))
     recipe, model = tmp_path / "data", tmp_path / "m.onnx"
     shutil.copy(DEFAULT_MODEL, model)
     model.with_suffix(".parity.json").write_text('{"passed": true, "model_sha256": ""}')
     for fold in range(2):
-        patients = dict.fromkeys(f"p{number}" for number in range(fold, 12, 2))
+        patients = dict.fromkeys(f"p{number}" for number in range(fold, 15, 2))
         (recipe / f"fold-{fold}.json").write_text(json.dumps({"fold": fold, "patients": patients}))
     words = (str(data), str(recipe), "--out", str(tmp_path / "x.json"), "--store", str(model))
-    assert "24 structures of 12 patients" in run_script("calibrate.py", *words)
+    assert "30 structures of 15 patients" in run_script("calibrate.py", *words)
     found = json.loads((tmp_path / "x.json").read_text())
     figures = found["parotid_left and parotid_right"]
-    assert (figures["glands"], figures["patients"], len(figures["all"])) == (24, 12, 24)
+    assert (figures["glands"], figures["patients"], len(figures["all"])) == (30, 15, 30)
     (stored,) = read_model(model)[1].calibrations
     record = json.loads(model.with_suffix(".parity.json").read_text())
     assert record == {"passed": True, "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest()}
-    assert (stored.glands, stored.margin) == (24, found["calibrations"][0]["margin"])
+    assert (stored.glands, stored.margin) == (30, found["calibrations"][0]["margin"])
     limits = read_model(model)[1].operating_range
     assert limits is not None
-    assert (limits.patients, limits.margin) == (12, found["operating range"]["margin"])
-    assert len(found["operating range"]["all"]) == 12
+    assert (limits.patients, limits.margin) == (15, found["operating range"]["margin"])
+    assert len(found["operating range"]["all"]) == 15
     assert stored.made == found["made"] == "out-of-fold masks of the recipe data, fold 0, 1"
     assert all(each["dsc"] >= each["floor_dsc"] for each in figures["all"]) == (figures["floor_held"] == 1.0)
+
+
+def test_stress_of_patients_that_a_model_has_not_seen(tmp_path: Path) -> None:
+    data = test_calibrate.masks_for(test_calibrate.place_for(tmp_path / "data", patients=15))
+    patients = dict.fromkeys(f"p{number}" for number in range(15))
+    (data / "fold-0.json").write_text(json.dumps({"fold": 0, "patients": patients}))
+    words = (str(data), "--held-out", str(data), "--kinds", "mirrored", "--json", str(tmp_path / "x.json"))
+    run_script("stress.py", *words)
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert sorted((*found["patients"], *found["left_out"])) == sorted(patients)
