@@ -2,10 +2,10 @@
 how many of the patients lie outside the operating range.
 
     python benchmarks/calibrate.py DATA benchmarks/results/cross-validation/RECIPE --out FILE.json --store MODEL.onnx
-    python benchmarks/calibrate.py DATA MASKS --made "masks of ..." --out FILE.json --store MODEL.onnx
+    python benchmarks/calibrate.py DATA MASKS... --made "masks of ..." --out FILE.json --store MODEL.onnx
 
 The masks are those of the patients that were held out in the finished folds of a cross-validation
-(`cross_validation.py`; run it again when more folds are finished), or all masks of a folder. Calibration and range are
+(`cross_validation.py`; run it again when more folds are finished), or all masks of one or more folders. Calibration and range are
 those of `parotid-seg export --calibrate`; --store writes them into a model file, whose graph stays as it is. FILE.json
 has the expected and the achieved DSC of every gland, with its patient left out, and the features of the range.
 """
@@ -106,6 +106,17 @@ def held_out(results: Path, made: str) -> tuple[dict[str, Path], str]:
     return {path.name.removesuffix(".nii.gz"): path for path in sorted(results.glob("*.nii.gz"))}, made
 
 
+def all_held_out(folders: Sequence[Path], made: str) -> tuple[dict[str, Path], str]:
+    """The same of several folders."""
+    masks: dict[str, Path] = {}
+    for folder in folders:
+        more, made = held_out(folder, made)
+        if doubles := sorted(masks.keys() & more.keys()):
+            raise SystemExit(f"{folder}: found masks of {', '.join(doubles)} again, expected each patient once")
+        masks |= more
+    return dict(sorted(masks.items())), made
+
+
 def measured(data: Path, masks: Mapping[str, Path], contract: Contract) -> tuple[list[Gland], list[SeenPatient]]:
     """What calibration and range are made of: glands with their DSC, and the features of each patient."""
     glands: list[Gland] = []
@@ -164,13 +175,15 @@ def main() -> None:
     """Calibrate, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="data set in nnU-Net's raw layout")
-    parser.add_argument("masks", type=Path, help="a recipe's folder (fold-N.json and masks/), or a folder of masks")
+    parser.add_argument(
+        "masks", type=Path, nargs="+", help="a recipe's folder (fold-N.json and masks/), or folders of masks"
+    )
     parser.add_argument("--made", default="", help="what the masks of a folder are, in words for the model file")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
     parser.add_argument("--store", type=Path, metavar="MODEL.onnx", help="the model file that gets the calibration")
     arguments = parser.parse_args()
     contract = read_model(arguments.store or DEFAULT_MODEL)[1]
-    masks, made = held_out(arguments.masks, arguments.made)
+    masks, made = all_held_out(arguments.masks, arguments.made)
     if not made:
         parser.error("expected --made with a folder of masks")
     glands, seen = measured(arguments.data, masks, contract)

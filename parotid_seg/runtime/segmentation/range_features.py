@@ -28,20 +28,25 @@ TISSUE = 0.15
 """Shares above it are tissue."""
 SOFT = (0.4, 0.65)
 """Shares of soft tissue: 0 to 125 HU for a window of -200 to 300 HU."""
+BONE = 0.8
+"""Shares above it are bone: 200 HU for that window."""
 BELOW_SKIN = (3, 4, 5)
 """Pixels of the grid below the skin whose mean is the intensity below the skin."""
 SCAN_FEATURES = (
     "sharpness",
     "soft_tissue",
+    "bone_behind",
     "distance_of_sides_mm",
     "turn_mm",
     "difference_of_sides",
     "difference_below_skin",
 )
 """Names: mean absolute difference of a pixel and its four neighbours' mean, times four, within tissue (low in blurred
-scans, high in noisy ones and with sharp kernels); median of soft tissue; distance of the left structures' centre from
-the right ones' across the patient, and from front to back; difference of the mean intensities in the left and the right
-structures, and of those below the skin beside them. Without structures on both sides the last four are missing."""
+scans, high in noisy ones and with sharp kernels); median of soft tissue; bone behind the structures,
+in the upper third of the slices less that in the lower third, as a share of both (without bone, and in one or two
+slices, it is missing); distance of the left structures' centre from
+the right ones' across the patient, and from front to back; difference of the median intensities in the left and the right
+structures, and of the means below the skin beside them. Without structures on both sides the last four are missing."""
 STRUCTURE_FEATURES = ("intensity", "slice_overlap")
 """Names: mean intensity inside; DSC of neighbouring slices, see `gland_features`."""
 
@@ -61,7 +66,7 @@ class RangeFeatures(NamedTuple):
 
 
 class _Side(NamedTuple):
-    """The structures of a side: middle (row, column), mean intensity, and mean below the skin; None if none is seen."""
+    """The structures of a side: middle (row, column), median intensity, and mean below the skin; None if none is seen."""
 
     middle: tuple[float, float]
     intensity: float
@@ -97,6 +102,8 @@ def range_features(
     masks = {name: mask for name, mask in masks.items() if mask.any()}
     low, high = map(float, covered.windows[0])
     scan, structures = _of_image(images, low, high), {}
+    if masks:
+        scan |= _bone_behind(images, masks)
     for name, mask in masks.items():
         structures[name] = {"intensity": low + (high - low) * float(images[mask].mean())}
         if name in glands:
@@ -142,7 +149,18 @@ def _of_image(images: NDArray[np.float32], low: float, high: float) -> dict[str,
     values = images[:, 2:-2, 2:-2][inner]
     soft = values[(values > SOFT[0]) & (values < SOFT[1])]
     features = {"sharpness": (high - low) * float(detail.mean())} if detail.size else {}
-    return {**features, "soft_tissue": low + (high - low) * float(np.median(soft))} if soft.size else features
+    if soft.size:
+        features["soft_tissue"] = low + (high - low) * float(np.median(soft))
+    return features
+
+
+def _bone_behind(images: NDArray[np.float32], masks: Mapping[str, NDArray[np.bool_]]) -> dict[str, float]:
+    """What bone behind the structures tells: the back of the head lies above, the neck below."""
+    third = len(images) // 3
+    last_row = max(int(np.nonzero(mask.any(axis=(0, 2)))[0][-1]) for mask in masks.values())
+    bone = images[:, last_row + 1 :] > BONE
+    upper, lower = np.count_nonzero(bone[len(bone) - third :]), np.count_nonzero(bone[:third])
+    return {"bone_behind": (upper - lower) / (upper + lower)} if upper + lower else {}
 
 
 def _everywhere_near(where: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -169,7 +187,7 @@ def _side(images: NDArray[np.float32], mask: NDArray[np.bool_], side: str) -> _S
     column = float(at[2].mean())
     return _Side(
         (float(at[1].mean()), size - 1 - column if side == "right" else column),
-        float(images[at].mean()),
+        float(np.median(images[at])),
         None if below is None else float(below),
     )
 

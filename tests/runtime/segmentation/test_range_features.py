@@ -23,6 +23,7 @@ LIMITS = OperatingRange(
     scan=(
         FeatureRange("sharpness", 2.0, 15.0),
         FeatureRange("soft_tissue", 30.0, 50.0),
+        FeatureRange("bone_behind", 0.2, 1.0),
         FeatureRange("distance_of_sides_mm", 80.0, 100.0),
         FeatureRange("turn_mm", 0.0, 8.0),
         FeatureRange("difference_of_sides", 0.0, 15.0),
@@ -66,6 +67,7 @@ def outside(result: Segmentation) -> set[tuple[str, str]]:
 
 def test_a_usual_scan_has_no_flag() -> None:
     assert segmented(head()).flags == ()
+    assert segmented(with_skull(head())).flags == ()
 
 
 @pytest.mark.parametrize("spacing_mm", [(3.0, 1.0, 1.0), (1.0, 2.25, 2.25), (3.0, 4.0, 4.0)])
@@ -90,6 +92,18 @@ def blurred(scan: Scan) -> Scan:
 def brighter(scan: Scan) -> Scan:
     hu, mask = scan
     return np.where(hu > -900, hu + np.where(mask > 0, 0, 25), hu), mask
+
+
+def with_skull(scan: Scan) -> Scan:
+    hu, mask = scan
+    changed = hu.copy()
+    changed[13:, -25:-23, 30:60] = 800  # behind the glands, in the upper third of the slices
+    return changed, mask
+
+
+def upside_down(scan: Scan) -> Scan:
+    hu, mask = scan
+    return hu[::-1], mask[::-1]
 
 
 def with_contrast_agent(scan: Scan) -> Scan:
@@ -122,6 +136,7 @@ def ragged(scan: Scan) -> Scan:
         (noisy(head()), ("", "sharpness")),
         (blurred(head()), ("", "sharpness")),
         (brighter(head()), ("", "soft tissue")),
+        (upside_down(with_skull(head())), ("", "bone behind")),
         (head(apart_mm=70), ("", "distance of sides mm")),
         (head(turn_mm=14), ("", "turn mm")),
         (with_contrast_agent(head()), ("parotid_right", "intensity")),
