@@ -5,9 +5,10 @@ how many of the patients lie outside the operating range.
     python benchmarks/calibrate.py DATA MASKS... --made "masks of ..." --out FILE.json --store MODEL.onnx
 
 The masks are those of the patients that were held out in the finished folds of a cross-validation
-(`cross_validation.py`; run it again when more folds are finished), or all masks of one or more folders. Calibration and range are
-those of `parotid-seg export --calibrate`; --store writes them into a model file, whose graph stays as it is. FILE.json
-has the expected and the achieved DSC of every gland, with its patient left out, and the features of the range.
+(`cross_validation.py`; run it again when more folds are finished), or all masks of one or more folders. Calibration
+and range are those of `parotid-seg export --calibrate`; --store writes them into a model file, whose graph stays as it
+is. FILE.json has the expected and the achieved DSC of every gland, with its patient left out, and the features of the
+range.
 """
 
 from __future__ import annotations

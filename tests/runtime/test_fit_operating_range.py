@@ -8,7 +8,7 @@ from parotid_seg.operating_range import OperatingRange
 from parotid_seg.runtime.fit_operating_range import SeenPatient, operating_range, seen_patient
 from parotid_seg.runtime.segmentation.range_features import SCAN_FEATURES, STRUCTURE_FEATURES, RangeFeatures
 from parotid_seg.scan.volume import Volume
-from tests.runtime.segmentation.test_range_features import AS_STORED, SPACING_MM, head
+from tests.runtime.segmentation.test_range_features import AS_STORED, SPACING_MM, head, with_skull
 
 SIDES = ("parotid_left", "parotid_right")
 
@@ -92,7 +92,7 @@ def test_too_few_patients_give_none() -> None:
 
 
 def test_a_patient_is_seen_as_by_infer() -> None:
-    hu, mask = head()
+    hu, mask = with_skull(head())
     contract = Contract(("background", *SIDES), ("CT",), ((-200.0, 300.0),), Grid())
     hu[:, 40:45, 40:45] = -100 + 30 * np.random.default_rng(0).normal(0, 1, (20, 5, 5))  # fat, as in any patient
     seen = seen_patient("a", Volume(hu.round().astype(np.int16)[None], SPACING_MM, AS_STORED), mask, contract).seen

@@ -42,11 +42,11 @@ SCAN_FEATURES = (
     "difference_below_skin",
 )
 """Names: mean absolute difference of a pixel and its four neighbours' mean, times four, within tissue (low in blurred
-scans, high in noisy ones and with sharp kernels); median of soft tissue; bone behind the structures,
-in the upper third of the slices less that in the lower third, as a share of both (without bone, and in one or two
-slices, it is missing); distance of the left structures' centre from
-the right ones' across the patient, and from front to back; difference of the median intensities in the left and the right
-structures, and of the means below the skin beside them. Without structures on both sides the last four are missing."""
+scans, high in noisy ones and with sharp kernels); median of soft tissue; bone behind the structures, in the upper third
+of the slices less that in the lower third, as a share of both (missing without bone, and in one or two slices);
+distance of the left structures' centre from the right ones' across the patient, and from front to back; difference of
+the median intensities in the left and the right structures, and of the means below the skin beside them. Without
+structures on both sides the last four are missing."""
 STRUCTURE_FEATURES = ("intensity", "slice_overlap")
 """Names: mean intensity inside; DSC of neighbouring slices, see `gland_features`."""
 
@@ -66,7 +66,7 @@ class RangeFeatures(NamedTuple):
 
 
 class _Side(NamedTuple):
-    """The structures of a side: middle (row, column), median intensity, and mean below the skin; None if none is seen."""
+    """The structures of a side: middle (row, column), median intensity, mean below the skin (None if unseen)."""
 
     middle: tuple[float, float]
     intensity: float
@@ -160,7 +160,7 @@ def _bone_behind(images: NDArray[np.float32], masks: Mapping[str, NDArray[np.boo
     last_row = max(int(np.nonzero(mask.any(axis=(0, 2)))[0][-1]) for mask in masks.values())
     bone = images[:, last_row + 1 :] > BONE
     upper, lower = np.count_nonzero(bone[len(bone) - third :]), np.count_nonzero(bone[:third])
-    return {"bone_behind": (upper - lower) / (upper + lower)} if upper + lower else {}
+    return {"bone_behind": float((upper - lower) / (upper + lower))} if upper + lower else {}
 
 
 def _everywhere_near(where: NDArray[np.bool_]) -> NDArray[np.bool_]:

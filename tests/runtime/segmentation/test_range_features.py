@@ -146,7 +146,9 @@ def ragged(scan: Scan) -> Scan:
     ],
 )
 def test_each_feature_is_flagged(scan: Scan, found: tuple[str, str]) -> None:
-    assert found in outside(segmented(scan))
+    result = segmented(scan)
+    assert found in outside(result)
+    assert {type(flag.value) for flag in result.flags} == {float}  # a scalar of NumPy has no form in JSON
 
 
 def test_a_flag_says_what_was_found_and_expected() -> None:
