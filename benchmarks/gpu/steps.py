@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import importlib.util
 import json
 import os
@@ -217,6 +218,18 @@ def run_all(
     return done
 
 
+def lock(log: TextIO, out: Path) -> None:
+    """Hold a run's log until it is closed or this process ends.
+
+    Raises:
+        SystemExit: if another run holds it: both would write the same results and share the GPU.
+    """
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SystemExit(f"{out}: another `gpu all` is writing there; wait for it, or give another --out") from None
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Run all steps that are not done; status 1 if one failed."""
     parser = argparse.ArgumentParser(
@@ -237,10 +250,11 @@ def main(words: Sequence[str] | None = None) -> None:
         print(dry_list(steps))
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    # the results may have been carried here from a machine on which it was done
-    is_missing = options.bundle and not is_installed(read_bundle(options.bundle), default_site())
-    again = {"setup"} if is_missing else set()
     with (options.out / "log.txt").open("a", encoding="utf-8") as log:
+        lock(log, options.out)
+        # the results may have been carried here from a machine on which it was done
+        is_missing = options.bundle and not is_installed(read_bundle(options.bundle), default_site())
+        again = {"setup"} if is_missing else set()
         done = run_all(steps, options.out, options.minutes, options.slower, log, again)
     with contextlib.suppress(OSError):
         print((options.out / "gpu.md").read_text(encoding="utf-8"))

@@ -49,6 +49,34 @@ def test_steps_go_on_after_a_failure_and_are_done_once(tmp_path: Path, monkeypat
     assert (out / "log.txt").read_text().splitlines() == ["well", "other", "now"]
 
 
+def test_two_runs_into_one_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a run that was killed holds nothing, even while what it started still runs."""
+    out = tmp_path / "out"
+    monkeypatch.setattr(steps, "plan", lambda _: [step("good", "print('well')")])
+    code = (
+        f"import subprocess, sys, time; sys.path[:0] = [{str(BENCHMARKS)!r}, {str(BENCHMARKS.parent)!r}]\n"
+        "from pathlib import Path\n"
+        "from gpu import steps\n"
+        "out = Path(sys.argv[1]); out.mkdir(); log = (out / 'log.txt').open('a'); steps.lock(log, out)\n"
+        "print(subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL).pid, flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, out], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        child = int(first.stdout.readline())
+        try:
+            with pytest.raises(
+                SystemExit, match=r"^.*/out: another `gpu all` is writing there; wait for it, or give a"
+            ):
+                steps.main(["--out", str(out)])
+            assert steps.read_steps(out) == {}
+        finally:
+            first.kill()
+        first.wait()
+        steps.main(["--out", str(out)])
+        os.kill(child, signal.SIGKILL)
+    assert steps.read_steps(out)["good"]["status"] == 0
+
+
 def test_setup_is_done_again_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results may be carried from one to the next, where the bundle is not installed."""
     planned = [step("setup", "print('set up')"), step("probe", "print('probed')")]
