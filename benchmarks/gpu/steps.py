@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from gpu.install import default_site, is_installed, read_bundle
-from gpu.tried import AGAIN, TRYING, avoid_what_was_tried
+from gpu.tried import AGAIN, NOTHING_RAN, TRYING, avoid_what_was_tried
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -174,15 +174,20 @@ def cpu_seconds() -> float:
 
 
 def in_turn(steps: Sequence[Step], done: dict[str, Any]) -> list[Step]:
-    """Steps that are left: `setup` before all others, then those that were never tried, then those that failed."""
-    left = [step for step in steps if done.get(step.name, {}).get("status") != 0]
-    return sorted(left, key=lambda step: (step.name != "setup", step.name in done))
+    """Steps that are left: `setup`, a probe in which nothing ran, those that were never tried, those that failed."""
+    status = {name: found.get("status") for name, found in done.items()}
+    left = [step for step in steps if status.get(step.name) != 0]
+    return sorted(
+        left, key=lambda step: (step.name != "setup", status.get(step.name) != NOTHING_RAN, step.name in done)
+    )
 
 
 def run_all(
     steps: Sequence[Step], out: Path, minutes: float, slower: float, log: TextIO, again: Collection[str] = ()
 ) -> dict[str, Any]:
     """Run the steps that are left, and those that hang or crash once more after the others; results by step.
+
+    After a probe in which no graph ran it stops, so that there is time left to try again, with another bundle.
 
     Args:
         steps: all of them.
@@ -213,7 +218,14 @@ def run_all(
         partial.replace(out / "steps.json")
         return isinstance(status, int) and status != AGAIN
 
-    for step in [step for step in in_turn(steps, done) if not once(step)]:
+    once_more = []
+    for step in in_turn(steps, done):
+        if not once(step):
+            once_more.append(step)
+        if done.get(step.name, {}).get("status") == NOTHING_RAN:
+            print(f"== stopped: no graph ran, see {out / 'probe.jsonl'}; the same command tries again", flush=True)
+            return done
+    for step in once_more:
         once(step)
     return done
 

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ sys.path.insert(0, str(BENCHMARKS))
 from gpu import bundle, fatbins, inputs, install, kernels, probe
 from gpu.table import _probe_lines
 from gpu.table import table as written
+from gpu.tried import NOTHING_RAN
 
 from tests.export.small_model import write_small_model
 
@@ -318,8 +320,10 @@ def test_graphs_are_those_that_infer_makes(tmp_path: Path, monkeypatch: pytest.M
     assert found == [model, beside, ("x.onnx", "fp32", True), ("x.fp16.onnx", "fp16", True)]
 
 
-def in_process(work: Any, *arguments: Any, most_s: float) -> Any:
+def in_process(work: Any, *arguments: Any, most_s: float, fails: bool = False) -> Any:
     assert most_s == 30.0
+    if fails:
+        raise RuntimeError("CUDA error 209")
     return work(*arguments)
 
 
@@ -362,7 +366,7 @@ def test_what_failed_is_probed_again_and_nothing_else(
 
     monkeypatch.setattr(probe, "expected_labels", lambda *_: {})
     monkeypatch.setattr(probe, "probe", once)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=r"^1$"):
         probe.main(words)
     found = {line["model"]: line for line in probe.read_probe(tmp_path / "out")}
     assert list(found) == list(inputs.GRAPHS)
@@ -373,6 +377,13 @@ def test_what_failed_is_probed_again_and_nothing_else(
     assert {line["model"]: line["ran"] for line in probe.read_probe(tmp_path / "out")}["fp16"] == "now"
     monkeypatch.setattr(probe, "expected_labels", lambda *_: pytest.fail("nothing is left to compare"))
     probe.main(words)
+
+
+def test_a_probe_in_which_nothing_ran_says_so(probed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "expected_labels", lambda *_: {})
+    monkeypatch.setattr(probe, "isolated", partial(in_process, fails=True))
+    with pytest.raises(SystemExit, match=rf"^{NOTHING_RAN}$"):
+        probe.main(["cuda" if word == "cpu" else word for word in probed])
 
 
 def test_other_labels_are_named() -> None:

@@ -18,7 +18,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 from gpu import install, isolated, steps
 from gpu.record import Record
-from gpu.tried import AGAIN, Tried
+from gpu.tried import AGAIN, NOTHING_RAN, Tried
 
 HANGS = "import time; print('begun', flush=True); time.sleep(60)"
 
@@ -138,6 +138,15 @@ def test_setup_comes_first_and_failed_steps_last() -> None:
     planned = [step(name, "") for name in ("setup", "probe", "eager", "compiled", "tests")]
     done = {"setup": {"status": 1}, "probe": {"status": "stopped after 90 s"}, "eager": {"status": 0}}
     assert [each.name for each in steps.in_turn(planned, done)] == ["setup", "compiled", "tests", "probe"]
+
+
+def test_where_no_graph_runs_the_rest_waits_until_one_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    probe, other = step("probe", f"print('probed'); raise SystemExit({NOTHING_RAN})"), step("other", "print('other')")
+    assert run_all([probe, other], tmp_path) == {"probe": NOTHING_RAN}
+    assert f"== stopped: no graph ran, see {tmp_path}/probe.jsonl" in capsys.readouterr().out
+    assert run_all([other, probe], tmp_path) == {"probe": NOTHING_RAN}, "it is asked first"
+    assert run_all([other, step("probe", "print('now')")], tmp_path) == {"probe": 0, "other": 0}
+    assert (tmp_path / "log.txt").read_text().split() == ["probed", "probed", "now", "other"]
 
 
 def test_no_step_is_begun_without_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
