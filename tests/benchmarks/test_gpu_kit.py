@@ -1,5 +1,6 @@
 """The commands of benchmarks/gpu around the measurements: bundle, setup, kernels, probe and all; without a GPU."""
 
+import ast
 import json
 import os
 import shutil
@@ -337,6 +338,27 @@ def probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: nibabel.Nifti1
     nibabel.save(head, tmp_path / "head.nii.gz")
     words = ["--out", tmp_path / "out", "--work", tmp_path, "--device", "cpu", "--fp32", model, "--sizes", "2", "999"]
     return [str(word) for word in (*words, "--scans", tmp_path / "head.nii.gz")]
+
+
+def test_setup_checks_whatever_the_tests_on_a_gpu_import() -> None:
+    """Of other packages, at the beginning of files; what one of them lacks would end the tests there."""
+    root = Path(__file__).parents[2]
+    files = [root / "tests" / "conftest.py", *(root / "tests" / "gpu").glob("*.py")]
+    seen, found = set(files), set[str]()
+    while files:
+        for node in ast.parse(files.pop().read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            for name in names:
+                path = root / f"{name.replace('.', '/')}.py"
+                if name.startswith("tests.") and path.is_file() and path not in seen:
+                    seen.add(path)
+                    files.append(path)
+                elif not name.startswith("tests"):
+                    found.add(name.partition(".")[0])
+    checked = {name.partition(".")[0] for name in install.MODULES}
+    assert found - set(sys.stdlib_module_names) - checked == {"parotid_seg"}
+    assert {"pytest", "hypothesis"} <= found
 
 
 def test_a_probe_compares_each_phase_with_the_cpu(probed: list[str], tmp_path: Path) -> None:
