@@ -81,6 +81,7 @@ def plan(options: argparse.Namespace) -> list[Step]:
     if any(importlib.util.find_spec(module) for module in ("tensorrt", "tensorrt_rtx")):
         parts |= [ENGINES]
     tests = ["-m", "pytest", "-m", "gpu", str(ROOT / "tests" / "gpu"), "-v", "-p", "no:cacheprovider"]
+    tests.append("--continue-on-collection-errors")  # what one file lacks does not stop the others
     steps = [
         Step("probe", 1.5, "labels of every graph against the CPU's, times", (*gpu, "probe", *device, *options.probe))
     ]
