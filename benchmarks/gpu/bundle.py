@@ -31,8 +31,8 @@ ROOT = Path(__file__).parents[2]
 EXPECTED = {"contourpy", "filelock", "jinja2", "numpy", "onnxruntime", "pillow", "rich", "scipy", "typer"}
 """Dependencies that are expected there: torch, timm, onnx, onnxruntime, scipy, matplotlib, typer and what they need."""
 GPU_PACKAGE = "onnxruntime-gpu"
-FOR_TESTS = ("pytest", "pluggy", "iniconfig")
-"""pytest, and what it needs besides packages that are there: packaging, and Pygments, which rich needs."""
+FOR_TESTS = ("pytest", "pluggy", "iniconfig", "hypothesis", "sortedcontainers")
+"""pytest, hypothesis, and what they need besides packages that are there: packaging, and Pygments, which rich needs."""
 PLATFORMS = [*(f"manylinux_2_{minor}_x86_64" for minor in (34, 31, 28, 27, 24, 17)), "manylinux2014_x86_64"]
 UNUSED = re.compile(
     r"onnxruntime/(datasets|backend)/"

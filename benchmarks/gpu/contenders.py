@@ -31,6 +31,7 @@ class Contender(Protocol):
         about: what is reported about it.
         ours: whether it is a backend of ours.
         queue_depth: chunks under way at once.
+        copied: bytes of the latest chunk to the device and back; None if they are those of its inputs and labels.
     """
 
     ours: bool
@@ -38,6 +39,11 @@ class Contender(Protocol):
 
     @property
     def about(self) -> dict[str, Any]:
+        """See above."""
+        ...
+
+    @property
+    def copied(self) -> tuple[int, int] | None:
         """See above."""
         ...
 
@@ -69,6 +75,11 @@ class BackendContender:
         graphs = getattr(self.backend, "graphs", None)
         more = {"cuda_graphs": graphs, "provider_options": self._provider}
         return {**vars(self.backend.ran), **{name: value for name, value in more.items() if value}}
+
+    @property
+    def copied(self) -> tuple[int, int] | None:
+        """As the backend counts them, if it does."""
+        return getattr(self.backend, "copied", None)
 
     def start(self, inputs: Inputs) -> Pending:
         """Hand in a chunk."""

@@ -31,6 +31,7 @@ MODULES: tuple[str, ...] = (
     *(
         "filelock",
         "highdicom",
+        "hypothesis",
         "isal",
         "jinja2",
         "msgspec",

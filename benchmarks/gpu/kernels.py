@@ -27,6 +27,7 @@ from parotid_seg.files import write_text
 from parotid_seg.models import DEFAULT_MODEL, example_folder
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cuda import OPTIONS
+from parotid_seg.runtime.engines.padding import pad_to_bucket
 
 HERE = Path(__file__).parent
 PROVIDER = "libonnxruntime_providers_cuda.so"
@@ -85,7 +86,7 @@ def record(
 
 
 def save_chunks(folder: Path, sizes: Sequence[int], scans: Sequence[Path]) -> list[Path]:
-    """Chunks of these sizes, for numpy to load."""
+    """Chunks of these sizes, padded as for a GPU, for numpy to load."""
     contract = read_model(DEFAULT_MODEL)[1]
     paths: list[Path] = []
     for scan in scans:
@@ -93,7 +94,7 @@ def save_chunks(folder: Path, sizes: Sequence[int], scans: Sequence[Path]) -> li
         for size in sizes:
             for chunk in rotation(covered, contract, size)[:1]:
                 paths.append(folder / f"{len(paths)}.npz")
-                np.savez(paths[-1], **chunk)  # type: ignore[arg-type]  # arrays by name
+                np.savez(paths[-1], **pad_to_bucket(chunk)[0])  # type: ignore[arg-type]  # arrays by name
     return paths
 
 

@@ -22,6 +22,7 @@ from gpu.contenders import load_exactly
 from gpu.inputs import GRAPHS, graph_file, make_scans
 from gpu.isolated import isolated
 from gpu.table import PHASES
+from gpu.tried import NOTHING_RAN
 from parotid_seg.bench.inputs import in_memory, rotation
 from parotid_seg.files import make_folder, write_text
 from parotid_seg.models import DEFAULT_MODEL
@@ -85,7 +86,7 @@ def times_ms(backend: Backend, chunks: Sequence[Inputs]) -> dict[str, float]:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Probe all graphs; status 1 if one has an error."""
+    """Probe all graphs; status 1 if one has an error, `NOTHING_RAN` if all have."""
     parser = argparse.ArgumentParser(
         prog="gpu probe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -117,8 +118,9 @@ def main(words: Sequence[str] | None = None) -> None:
         lines[name] = {"model": name, **found}
         print(json.dumps(lines[name]), flush=True)
         write_text("".join(json.dumps(line) + "\n" for line in lines.values()), options.out / "probe.jsonl")
-    if any("error" in line for line in lines.values()):
-        raise SystemExit(1)
+    failed = ["error" in line for line in lines.values()]
+    if any(failed):
+        raise SystemExit(NOTHING_RAN if all(failed) else 1)
 
 
 def read_probe(out: Path) -> list[dict[str, Any]]:

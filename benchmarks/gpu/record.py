@@ -17,6 +17,8 @@ from gpu.table import table
 from gpu.tried import AGAIN, Tried
 from parotid_seg.bench.system_state import about_machine, nvidia_smi_values
 from parotid_seg.files import write_text
+from parotid_seg.scan.chunks import Inputs
+from parotid_seg.scan.volume import Mask
 from parotid_seg.system import versions_of
 
 MORE_PACKAGES = ("torch", "triton", "timm", "onnx", "onnxscript", "tensorrt-cu12", "tensorrt-cu13", "nvidia-cudnn-cu13")
@@ -161,26 +163,22 @@ def percentiles(times_ms: Sequence[float]) -> dict[str, float]:
     return {"p50": middle, "p5": low, "p95": high, "count": len(times_ms)}
 
 
-def traffic(inputs: dict[str, Any], labels: Any) -> dict[str, float]:
+def traffic(inputs: Inputs, labels: Mask, copied: tuple[int, int] | None) -> dict[str, float]:
     """What of a chunk goes over the bus.
 
+    Args:
+        inputs, labels: the chunk's.
+        copied: bytes in and out, if they are not those of the inputs and labels.
+
     Returns:
-        bytes_in, bytes_out: of all inputs and of the labels,
-        voxels: labels,
-        bytes_a_voxel_stored: an intensity and a label,
-        bytes_a_voxel_copied: everything over the voxels: also neighbours beyond the chunk, and matrices.
+        bytes_in, bytes_out: in all,
+        bytes_a_voxel: both over the labelled voxels: intensities (also of neighbours), matrices and labels.
     """
-    bytes_in = sum(array.nbytes for array in inputs.values())
-    return {
-        "bytes_in": bytes_in,
-        "bytes_out": labels.nbytes,
-        "voxels": labels.size,
-        "bytes_a_voxel_stored": inputs["slices"].itemsize * len(inputs["slices"]) + labels.itemsize,
-        "bytes_a_voxel_copied": (bytes_in + labels.nbytes) / labels.size,
-    }
+    bytes_in, bytes_out = copied or (sum(array.nbytes for array in inputs.values()), labels.nbytes)
+    return {"bytes_in": bytes_in, "bytes_out": bytes_out, "bytes_a_voxel": (bytes_in + bytes_out) / labels.size}
 
 
-def share_of_bus(ms: float, chunk: dict[str, Any], bus: dict[str, float]) -> float:
-    """Time for the copies of a chunk at the measured speed of the bus, over the time with copies."""
-    there = chunk["bytes_in"] / bus["host_to_device_gb_s"]
-    return float((there + chunk["bytes_out"] / bus["device_to_host_gb_s"]) / 1e6 / ms)
+def share_of_bus(ms: float, copied: dict[str, Any], bus: dict[str, float]) -> float:
+    """Time for the copies of a chunk (see `traffic`) at the measured speed of the bus, over the time with copies."""
+    there = copied["bytes_in"] / bus["host_to_device_gb_s"]
+    return float((there + copied["bytes_out"] / bus["device_to_host_gb_s"]) / 1e6 / ms)

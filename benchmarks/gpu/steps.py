@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import importlib.util
 import json
 import os
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from gpu.install import default_site, is_installed, read_bundle
-from gpu.tried import AGAIN, TRYING, avoid_what_was_tried
+from gpu.tried import AGAIN, NOTHING_RAN, TRYING, avoid_what_was_tried
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -80,6 +81,7 @@ def plan(options: argparse.Namespace) -> list[Step]:
     if any(importlib.util.find_spec(module) for module in ("tensorrt", "tensorrt_rtx")):
         parts |= [ENGINES]
     tests = ["-m", "pytest", "-m", "gpu", str(ROOT / "tests" / "gpu"), "-v", "-p", "no:cacheprovider"]
+    tests.append("--continue-on-collection-errors")  # what one file lacks does not stop the others
     steps = [
         Step("probe", 1.5, "labels of every graph against the CPU's, times", (*gpu, "probe", *device, *options.probe))
     ]
@@ -173,15 +175,20 @@ def cpu_seconds() -> float:
 
 
 def in_turn(steps: Sequence[Step], done: dict[str, Any]) -> list[Step]:
-    """Steps that are left: `setup` before all others, then those that were never tried, then those that failed."""
-    left = [step for step in steps if done.get(step.name, {}).get("status") != 0]
-    return sorted(left, key=lambda step: (step.name != "setup", step.name in done))
+    """Steps that are left: `setup`, a probe in which nothing ran, those that were never tried, those that failed."""
+    status = {name: found.get("status") for name, found in done.items()}
+    left = [step for step in steps if status.get(step.name) != 0]
+    return sorted(
+        left, key=lambda step: (step.name != "setup", status.get(step.name) != NOTHING_RAN, step.name in done)
+    )
 
 
 def run_all(
     steps: Sequence[Step], out: Path, minutes: float, slower: float, log: TextIO, again: Collection[str] = ()
 ) -> dict[str, Any]:
     """Run the steps that are left, and those that hang or crash once more after the others; results by step.
+
+    After a probe in which no graph ran it stops, so that there is time left to try again, with another bundle.
 
     Args:
         steps: all of them.
@@ -212,9 +219,28 @@ def run_all(
         partial.replace(out / "steps.json")
         return isinstance(status, int) and status != AGAIN
 
-    for step in [step for step in in_turn(steps, done) if not once(step)]:
+    once_more = []
+    for step in in_turn(steps, done):
+        if not once(step):
+            once_more.append(step)
+        if done.get(step.name, {}).get("status") == NOTHING_RAN:
+            print(f"== stopped: no graph ran, see {out / 'probe.jsonl'}; the same command tries again", flush=True)
+            return done
+    for step in once_more:
         once(step)
     return done
+
+
+def lock(log: TextIO, out: Path) -> None:
+    """Hold a run's log until it is closed or this process ends.
+
+    Raises:
+        SystemExit: if another run holds it: both would write the same results and share the GPU.
+    """
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SystemExit(f"{out}: another `gpu all` is writing there; wait for it, or give another --out") from None
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -237,10 +263,11 @@ def main(words: Sequence[str] | None = None) -> None:
         print(dry_list(steps))
         return
     options.out.mkdir(parents=True, exist_ok=True)
-    # the results may have been carried here from a machine on which it was done
-    is_missing = options.bundle and not is_installed(read_bundle(options.bundle), default_site())
-    again = {"setup"} if is_missing else set()
     with (options.out / "log.txt").open("a", encoding="utf-8") as log:
+        lock(log, options.out)
+        # the results may have been carried here from a machine on which it was done
+        is_missing = options.bundle and not is_installed(read_bundle(options.bundle), default_site())
+        again = {"setup"} if is_missing else set()
         done = run_all(steps, options.out, options.minutes, options.slower, log, again)
     with contextlib.suppress(OSError):
         print((options.out / "gpu.md").read_text(encoding="utf-8"))

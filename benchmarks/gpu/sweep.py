@@ -89,9 +89,9 @@ def sweep_size(
         row["ran"] = contender.about
         row["precision"] = contender.about.get("precision", precisions[name])
         row |= changed(labels.get(REFERENCE), labels[name])
+        row |= traffic(inputs[-1], labels[name][-1], contender.copied)
     shape = " x ".join(map(str, inputs[0]["slices"].shape))
     chunk: dict[str, Any] = {"different": len(inputs), "samples": samples, "shape": shape}
-    chunk |= traffic(dict(inputs[0]), next(iter(labels.values()))[0])
     return {"chunk": chunk, "contenders": rows}
 
 
@@ -218,7 +218,7 @@ def add_roofline(result: dict[str, Any], counted: Count, content: Mapping[str, A
             found = roofline(counted, computing_ms / 1000, row["precision"], Peaks(**content["peaks"]))
             row["roofline"] = found and asdict(found)
         if "bus" in content:
-            row["share_of_bus"] = share_of_bus(row["ms"]["p50"], result["chunk"], content["bus"])
+            row["share_of_bus"] = share_of_bus(row["ms"]["p50"], row, content["bus"])
 
 
 def fastest(sizes: Mapping[str, Any], names: Collection[str]) -> tuple[str, int, float]:

@@ -98,17 +98,14 @@ def _first_use_lines(found: dict[str, Any]) -> list[str]:
 
 def _sweep_lines(size: str, found: dict[str, Any]) -> list[str]:
     chunk = found["chunk"]
-    met = "at most 3" if chunk["bytes_a_voxel_copied"] <= 3 else "more than 3"
     lines = [
         f"## Batches of {size}",
         "",
-        f"{chunk['different']} different chunks of {chunk['samples']} samples, {chunk['shape']} voxels in. A voxel is "
-        f"{chunk['bytes_a_voxel_stored']} bytes stored (in and out); with neighbours beyond the chunk and matrices "
-        f"{chunk['bytes_a_voxel_copied']:.2f} bytes a labelled voxel go over the bus, {met}.",
+        f"{chunk['different']} different chunks of {chunk['samples']} samples, {chunk['shape']} voxels in.",
         "",
         "| | ms a chunk (5 to 95 %) | one alone, ms | computing, ms | samples a second | changed voxels, of structures "
-        "| Gop/s | of products' peak | of roofline | memory, MiB |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| Gop/s | of products' peak | of roofline | bytes over the bus, a labelled voxel | memory, MiB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in found["contenders"].items():
         roof = row.get("roofline") or {}
@@ -116,7 +113,8 @@ def _sweep_lines(size: str, found: dict[str, Any]) -> list[str]:
             f"| {name} | {row['ms']['p50']:.3f} ({row['ms']['p5']:.3f} to {row['ms']['p95']:.3f}) "
             f"| {_median(row, 'alone_ms')} | {_median(row, 'compute_ms')} | {row['samples_a_second']:.0f} "
             f"| {_changed(row)} | {_number(roof, 'gflops', '.0f')} | {_number(roof, 'share_of_products', '.1%')} "
-            f"| {_number(roof, 'share', '.1%')} | {_number(row, 'memory_mib', '.0f')} |"
+            f"| {_number(roof, 'share', '.1%')} | {_number(row, 'bytes_a_voxel', '.2f')} "
+            f"| {_number(row, 'memory_mib', '.0f')} |"
         )
     if found.get("ours_over_torch"):
         best = found["best"]

@@ -65,6 +65,7 @@ class TorchContender:
     """
 
     ours = False
+    copied = None
 
     def __init__(self, net: Any, device: torch.device, *, tf32: bool, compile_mode: str = "") -> None:
         self._net = net.to(device, memory_format=torch.channels_last).eval()

@@ -13,6 +13,8 @@ from pathlib import Path
 TRYING, AVOIDED = "trying.txt", "avoided.txt"
 AGAIN = 75
 """Exit status of a process that is to be started again: EX_TEMPFAIL of sysexits.h."""
+NOTHING_RAN = 69
+"""Exit status of a probe in which no graph ran: EX_UNAVAILABLE of sysexits.h."""
 
 
 class Tried:

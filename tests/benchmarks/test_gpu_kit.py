@@ -1,5 +1,6 @@
 """The commands of benchmarks/gpu around the measurements: bundle, setup, kernels, probe and all; without a GPU."""
 
+import ast
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +22,7 @@ sys.path.insert(0, str(BENCHMARKS))
 from gpu import bundle, fatbins, inputs, install, kernels, probe
 from gpu.table import _probe_lines
 from gpu.table import table as written
+from gpu.tried import NOTHING_RAN
 
 from tests.export.small_model import write_small_model
 
@@ -318,8 +321,10 @@ def test_graphs_are_those_that_infer_makes(tmp_path: Path, monkeypatch: pytest.M
     assert found == [model, beside, ("x.onnx", "fp32", True), ("x.fp16.onnx", "fp16", True)]
 
 
-def in_process(work: Any, *arguments: Any, most_s: float) -> Any:
+def in_process(work: Any, *arguments: Any, most_s: float, fails: bool = False) -> Any:
     assert most_s == 30.0
+    if fails:
+        raise RuntimeError("CUDA error 209")
     return work(*arguments)
 
 
@@ -333,6 +338,27 @@ def probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: nibabel.Nifti1
     nibabel.save(head, tmp_path / "head.nii.gz")
     words = ["--out", tmp_path / "out", "--work", tmp_path, "--device", "cpu", "--fp32", model, "--sizes", "2", "999"]
     return [str(word) for word in (*words, "--scans", tmp_path / "head.nii.gz")]
+
+
+def test_setup_checks_whatever_the_tests_on_a_gpu_import() -> None:
+    """Of other packages, at the beginning of files; what one of them lacks would end the tests there."""
+    root = Path(__file__).parents[2]
+    files = [root / "tests" / "conftest.py", *(root / "tests" / "gpu").glob("*.py")]
+    seen, found = set(files), set[str]()
+    while files:
+        for node in ast.parse(files.pop().read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            for name in names:
+                path = root / f"{name.replace('.', '/')}.py"
+                if name.startswith("tests.") and path.is_file() and path not in seen:
+                    seen.add(path)
+                    files.append(path)
+                elif not name.startswith("tests"):
+                    found.add(name.partition(".")[0])
+    checked = {name.partition(".")[0] for name in install.MODULES}
+    assert found - set(sys.stdlib_module_names) - checked == {"parotid_seg"}
+    assert {"pytest", "hypothesis"} <= found
 
 
 def test_a_probe_compares_each_phase_with_the_cpu(probed: list[str], tmp_path: Path) -> None:
@@ -362,7 +388,7 @@ def test_what_failed_is_probed_again_and_nothing_else(
 
     monkeypatch.setattr(probe, "expected_labels", lambda *_: {})
     monkeypatch.setattr(probe, "probe", once)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match=r"^1$"):
         probe.main(words)
     found = {line["model"]: line for line in probe.read_probe(tmp_path / "out")}
     assert list(found) == list(inputs.GRAPHS)
@@ -373,6 +399,13 @@ def test_what_failed_is_probed_again_and_nothing_else(
     assert {line["model"]: line["ran"] for line in probe.read_probe(tmp_path / "out")}["fp16"] == "now"
     monkeypatch.setattr(probe, "expected_labels", lambda *_: pytest.fail("nothing is left to compare"))
     probe.main(words)
+
+
+def test_a_probe_in_which_nothing_ran_says_so(probed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "expected_labels", lambda *_: {})
+    monkeypatch.setattr(probe, "isolated", partial(in_process, fails=True))
+    with pytest.raises(SystemExit, match=rf"^{NOTHING_RAN}$"):
+        probe.main(["cuda" if word == "cpu" else word for word in probed])
 
 
 def test_other_labels_are_named() -> None:

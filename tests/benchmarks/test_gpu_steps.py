@@ -18,7 +18,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 from gpu import install, isolated, steps
 from gpu.record import Record
-from gpu.tried import AGAIN, Tried
+from gpu.tried import AGAIN, NOTHING_RAN, Tried
 
 HANGS = "import time; print('begun', flush=True); time.sleep(60)"
 
@@ -47,6 +47,34 @@ def test_steps_go_on_after_a_failure_and_are_done_once(tmp_path: Path, monkeypat
     planned[1:2] = [step("bad", "print('now')")]
     steps.main(["--out", str(out)])
     assert (out / "log.txt").read_text().splitlines() == ["well", "other", "now"]
+
+
+def test_two_runs_into_one_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a run that was killed holds nothing, even while what it started still runs."""
+    out = tmp_path / "out"
+    monkeypatch.setattr(steps, "plan", lambda _: [step("good", "print('well')")])
+    code = (
+        f"import subprocess, sys, time; sys.path[:0] = [{str(BENCHMARKS)!r}, {str(BENCHMARKS.parent)!r}]\n"
+        "from pathlib import Path\n"
+        "from gpu import steps\n"
+        "out = Path(sys.argv[1]); out.mkdir(); log = (out / 'log.txt').open('a'); steps.lock(log, out)\n"
+        "print(subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL).pid, flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, out], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        child = int(first.stdout.readline())
+        try:
+            with pytest.raises(
+                SystemExit, match=r"^.*/out: another `gpu all` is writing there; wait for it, or give a"
+            ):
+                steps.main(["--out", str(out)])
+            assert steps.read_steps(out) == {}
+        finally:
+            first.kill()
+        first.wait()
+        steps.main(["--out", str(out)])
+        os.kill(child, signal.SIGKILL)
+    assert steps.read_steps(out)["good"]["status"] == 0
 
 
 def test_setup_is_done_again_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,6 +138,15 @@ def test_setup_comes_first_and_failed_steps_last() -> None:
     planned = [step(name, "") for name in ("setup", "probe", "eager", "compiled", "tests")]
     done = {"setup": {"status": 1}, "probe": {"status": "stopped after 90 s"}, "eager": {"status": 0}}
     assert [each.name for each in steps.in_turn(planned, done)] == ["setup", "compiled", "tests", "probe"]
+
+
+def test_where_no_graph_runs_the_rest_waits_until_one_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    probe, other = step("probe", f"print('probed'); raise SystemExit({NOTHING_RAN})"), step("other", "print('other')")
+    assert run_all([probe, other], tmp_path) == {"probe": NOTHING_RAN}
+    assert f"== stopped: no graph ran, see {tmp_path}/probe.jsonl" in capsys.readouterr().out
+    assert run_all([other, probe], tmp_path) == {"probe": NOTHING_RAN}, "it is asked first"
+    assert run_all([other, step("probe", "print('now')")], tmp_path) == {"probe": 0, "other": 0}
+    assert (tmp_path / "log.txt").read_text().split() == ["probed", "probed", "now", "other"]
 
 
 def test_no_step_is_begun_without_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,8 @@ from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Volume
 
 BATCH = 16
+REACH = 8
+"""Slices beyond a chunk of usual slices, 3 mm apart, that its first and last sample need."""
 GLANDS = slice(80, 96)
 """Some slices of the example scan that show the glands."""
 SCENARIOS: dict[str, Callable[[Path], object]] = {}
@@ -96,6 +98,31 @@ def chunks(model: Path) -> object:
         "voxels": labels.size,
         "nodes": nodes,
     }
+
+
+@scenario
+def traffic(model: Path) -> object:
+    """Bytes over the bus for a labelled voxel in the steady state, by samples of a chunk: of a whole scan, and of a
+    chunk in the middle of one, with neighbours on both sides."""
+    backend = OnnxRuntimeCudaBackend(model)
+    found = {}
+    for size in (16, 64, 256):
+        whole = usual_chunk(backend.contract, size)
+        more = usual_chunk(backend.contract, size + 2 * REACH)
+        inside = slice(REACH, -REACH)
+        part = {"neighbours": more["neighbours"][inside], "slices_back": more["slices_back"][inside, inside]}
+        found[size] = [bytes_a_voxel(backend, chunk) for chunk in (whole, {**more, **part})]
+    return found
+
+
+def bytes_a_voxel(backend: Backend, chunk: Inputs) -> float:
+    """Bytes up and down for a voxel that a replayed chunk labels."""
+    for _ in range(2):
+        backend.start(chunk).result()
+    with STUB.events() as events:
+        labels = backend.start(chunk).result()
+    copied = counted(events)
+    return round((copied["up"] + copied["down"]) / labels.size, 3)
 
 
 @scenario

@@ -27,6 +27,7 @@ from parotid_seg.runtime.engines.onnxruntime.cuda_errors import INSTALL, device_
 from parotid_seg.runtime.engines.onnxruntime.installation import check_installation
 from parotid_seg.runtime.engines.onnxruntime.io_binding import SLOTS, BoundBackend, IoBindingSession
 from parotid_seg.runtime.engines.onnxruntime.stream import CudaRuntimeError, CudaStream
+from parotid_seg.runtime.engines.packing import labels_a_byte
 from parotid_seg.scan.chunks import Inputs
 
 PROVIDER = "CUDAExecutionProvider"
@@ -119,7 +120,10 @@ class OnnxRuntimeCudaBackend(BoundBackend):
         precision = "fp32" if self.contract.precision == "int8" else self.contract.precision
         name = f"onnxruntime {onnxruntime.__version__} {'with' if graphs else 'without'} CUDA graphs"
         self.ran = ExecutionInfo(name, f"cuda:{device}", precision)
-        self._bound = IoBindingSession(session, output, self._stream, "cuda", device, graphs=graphs)
+        number = labels_a_byte(len(self.contract.labels))
+        self._bound = IoBindingSession(
+            session, output, self._stream, "cuda", device, graphs=graphs, labels_a_byte=number
+        )
 
     def fits(self, inputs: Inputs) -> bool:
         """True: any shape is accepted."""

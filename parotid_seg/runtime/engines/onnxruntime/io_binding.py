@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
@@ -21,8 +21,10 @@ from parotid_seg.errors import DeviceMemoryError, ModelError, ParotidSegError, f
 from parotid_seg.runtime.engines.base import INPUTS, Output, PendingChunk, Times
 from parotid_seg.runtime.engines.onnxruntime.cuda_errors import device_error
 from parotid_seg.runtime.engines.onnxruntime.stream import Bytes, Stream
+from parotid_seg.runtime.engines.packing import PACKED, unpacked
 from parotid_seg.runtime.engines.padding import Size, padded_shapes, write_padded
 from parotid_seg.scan.chunks import Inputs
+from parotid_seg.scan.volume import Mask
 
 SLOTS = 2
 """Chunks in flight: one is computed while the host prepares the next."""
@@ -48,7 +50,7 @@ class _Buffers:
         device: the device's memory of inputs and output.
         sent, received: the host's memory for them.
         views: the inputs in `sent`.
-        output: the output in `received`.
+        output: the output in `received`; packed labels as `unpacked` takes them.
         event: marks the end of a chunk's work.
         graph: id of their CUDA graph.
         runs: chunks so far.
@@ -83,6 +85,10 @@ class IoBindingSession:
         graphs: whether to capture a CUDA graph at the second chunk in the same buffers and replay it from then on (for
             a shape that occurs once it is not worthwhile); the session must be created for it.
         keep: number of shapes whose buffers are kept, the latest used.
+        labels_a_byte: how many labels a byte holds if the output is packed, see `packing`.
+
+    Attributes:
+        copied: bytes of the latest chunk to the device and back.
     """
 
     def __init__(
@@ -95,12 +101,15 @@ class IoBindingSession:
         *,
         graphs: bool = False,
         keep: int = KEPT_SHAPES,
+        labels_a_byte: int = 1,
     ) -> None:
         self.session, self.device, self.index, self.graphs = session, device, index, graphs
         self._stream, self._keep = stream, keep
         self._output = next(entry for entry in session.get_outputs() if entry.name == output)
+        self._labels_a_byte = labels_a_byte if PACKED in self._output.shape else 1
         self._slots: dict[Shapes, list[_Buffers]] = {}  # the least recently used first, in both
         self._ids = itertools.count(1)
+        self.copied = (0, 0)
 
     def start(self, inputs: Inputs) -> PendingChunk:
         """Submit a chunk. The inputs are copied; if `SLOTS` chunks of its shape are in flight it waits for the oldest.
@@ -137,7 +146,7 @@ class IoBindingSession:
             computed = self._waited(buffers)
             self._stream.download(buffers.device[1], buffers.received)
             self._waited(buffers)
-            output = buffers.size.of(buffers.output)
+            output = self._without_padding(buffers)
         except Exception as error:
             raise self._known(error, what) from error
         return output, Times(copied - begun, computed - copied, time.perf_counter() - computed)
@@ -154,9 +163,15 @@ class IoBindingSession:
             return
         try:
             self._stream.wait(buffers.event)
-            chunk.settle(buffers.size.of(buffers.output))
+            chunk.settle(self._without_padding(buffers))
         except Exception as error:
             chunk.settle(self._known(error, buffers.what))
+
+    def _without_padding(self, buffers: _Buffers) -> Output:
+        """A copy of what was received that belongs to the scan."""
+        if self._labels_a_byte == 1:
+            return buffers.size.of(buffers.output)
+        return unpacked(cast(Mask, buffers.output), self._labels_a_byte, buffers.size)
 
     def _filled(self, inputs: Inputs, what: str) -> _Buffers:
         """The next buffers for a chunk, with its inputs in the host's memory."""
@@ -171,6 +186,7 @@ class IoBindingSession:
         slots.append(buffers)
         self._finish(buffers)
         buffers.size, buffers.what = size, what
+        self.copied = buffers.sent.nbytes, buffers.received.nbytes
         for name, view in buffers.views.items():
             write_padded(inputs[name], view)
         return buffers
@@ -205,8 +221,10 @@ class IoBindingSession:
         for name in INPUTS:
             places[name] = end
             end += -(-math.prod(shapes[name]) * inputs[name].itemsize // ALIGNED) * ALIGNED
-        sizes = {"out": "slices_back", "height": "rows_back", "width": "columns_back"}
-        shape = [each if isinstance(each, int) else shapes[sizes[each]][0] for each in self._output.shape]
+        out, height, width = (shapes[name][0] for name in ("slices_back", "rows_back", "columns_back"))
+        out //= self._labels_a_byte
+        sizes = {"out": out, "height": height, "width": width, PACKED: out * height * width}
+        shape = [each if isinstance(each, int) else sizes[each] for each in self._output.shape]
         kind = np.dtype(np.uint8 if self._output.type == "tensor(uint8)" else np.float32)
         device = self._memory(end), self._memory(math.prod(shape) * kind.itemsize)
         sent, received = self._stream.buffer(end), self._stream.buffer(math.prod(shape) * kind.itemsize)
@@ -217,7 +235,7 @@ class IoBindingSession:
             address = device[0].data_ptr() + first
             binding.bind_input(name, self.device, self.index, dtype.type, shapes[name], address)
         binding.bind_output(self._output.name, self.device, self.index, kind.type, shape, device[1].data_ptr())
-        output = received.view(kind).reshape(shape)
+        output = received.view(kind).reshape((out, height, width) if self._labels_a_byte > 1 else shape)
         return _Buffers(binding, device, sent, received, views, output, self._stream.event(), str(next(self._ids)))
 
     def _memory(self, size: int) -> onnxruntime.OrtValue:
@@ -236,6 +254,11 @@ class BoundBackend:
     """A model on a GPU whose chunks an `IoBindingSession` computes; the part that is the same for all providers."""
 
     _bound: IoBindingSession
+
+    @property
+    def copied(self) -> tuple[int, int]:
+        """Bytes of the latest chunk to the GPU and back, as they are copied: padded, and labels perhaps packed."""
+        return self._bound.copied
 
     def start(self, inputs: Inputs) -> PendingChunk:
         """Submit a chunk.

@@ -165,7 +165,7 @@ def _shift(graph: Graph, found: _Attention) -> _Shift | None:
     """The reordering before an attention, if only the attention and the sum around it take its result."""
     norm = graph.maker(found.tokens, "LayerNormalization")
     gather = graph.maker(norm.input[0], "Gather") if norm else None
-    order = _order(graph, gather) if gather else None
+    order = order_of(graph, gather) if gather else None
     if norm is None or gather is None or order is None or len(graph.takers(found.tokens)) != 3:
         return None
     residual = [node for node in graph.takers(gather.output[0]) if node is not norm]
@@ -193,7 +193,7 @@ def _carry(graph: Graph, value: str, order: Array) -> None:
             continue
         now = carried[taken[0]]
         others = [graph.constant(name) for name in node.input if name not in carried]
-        index, finer = _order(graph, node), _finer(graph, node, now)
+        index, finer = order_of(graph, node), _finer(graph, node, now)
         if index is not None:
             graph.replace([node], [_gather(graph, taken[0], now[index], node.output[0])])
         elif finer is not None:
@@ -216,7 +216,7 @@ def _finer(graph: Graph, node: NodeProto, order: Array) -> Array | None:
     return np.asarray(order[:, None] * parts + np.arange(parts)).ravel()
 
 
-def _order(graph: Graph, node: NodeProto) -> Array | None:
+def order_of(graph: Graph, node: NodeProto) -> Array | None:
     """The index of a node that gathers tokens; None for any other node."""
     if node.op_type != "Gather" or [attribute.i for attribute in node.attribute] != [1]:
         return None

@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto, helper
 
 from parotid_seg.runtime.engines.rewriting.attention import fuse_attention
 from parotid_seg.runtime.engines.rewriting.graph import DOMAIN, Graph
+from parotid_seg.runtime.engines.rewriting.reordering import fuse_reordering
 
 
 def fused(model: ModelProto) -> ModelProto:
@@ -30,6 +31,7 @@ def fused(model: ModelProto) -> ModelProto:
         ("Add", _fuse_sum),
         ("Mul", _fuse_factor),
         ("Div", _fuse_window),
+        ("Transpose", fuse_reordering),
     ):
         for node in [each for each in graph.nodes if each.op_type == operator]:
             fuse(graph, node)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FOLDER = "graphs"
-RULES = 1
+RULES = 2
 """Rises with every change of the graphs that are made."""
 PACKAGES = ("parotid-seg", "onnx", "onnxruntime", "onnxruntime-gpu")
 """Packages that make a graph and check it."""
@@ -45,7 +45,8 @@ class GpuGraph:
     Attributes:
         model: the file, in FP32 or in the same precision.
         precision: "fp32" or "fp16".
-        fused: whether nodes are joined to operators of onnxruntime's CUDA provider, see `fusion`.
+        fused: whether nodes are joined to operators of onnxruntime's CUDA provider (see `fusion`) and labels are packed
+            (see `packing`).
     """
 
     model: Path
@@ -135,13 +136,15 @@ def _half(model: Path, content: bytes, contract: Contract) -> bytes:
 
 
 def _fused(content: bytes, contract: Contract) -> bytes:
-    """The bytes of a model file with the operators of `fusion`. They are not compared here: the CPU lacks some."""
+    """The bytes of a model file with the operators of `fusion` and packed labels. They are not compared here: the CPU
+    lacks some of the operators."""
     import onnx
 
     from parotid_seg.runtime.engines.rewriting.fusion import fused
+    from parotid_seg.runtime.engines.rewriting.packed_labels import packed
     from parotid_seg.runtime.engines.rewriting.precision import with_whole_weights
 
-    graph = fused(with_whole_weights(onnx.load_from_string(content)))
+    graph = packed(fused(with_whole_weights(onnx.load_from_string(content))), len(contract.labels))
     return _file(graph, dataclasses.replace(contract, weights=contract.precision), {})
 
 

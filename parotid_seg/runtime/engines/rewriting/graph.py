@@ -67,6 +67,10 @@ class Graph:
         """The nodes that take a value."""
         return [node for node in self.nodes if value in node.input]
 
+    def taker(self, value: str, operator: str) -> NodeProto | None:
+        """The node of an operator that takes a value, if nothing else does."""
+        return next((node for node in self.takers(value) if self.is_inner(value) and node.op_type == operator), None)
+
     def is_inner(self, value: str) -> bool:
         """Whether exactly one node takes a value."""
         return value not in self.outputs and len(self.takers(value)) == 1

@@ -4,6 +4,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
@@ -14,6 +15,7 @@ from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.onnxruntime.io_binding import WITHOUT_GRAPH, IoBindingSession
 from parotid_seg.runtime.engines.onnxruntime.stream import CudaRuntimeError
 from parotid_seg.runtime.engines.padding import STEPS, pad_to_bucket
+from parotid_seg.runtime.engines.rewriting.packed_labels import packed
 from parotid_seg.scan.chunks import Inputs, chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
@@ -100,6 +102,17 @@ def test_chunks_of_one_shape_do_not_leak_into_each_other(
     for inputs in (*scan, *reversed(scan)):
         assert np.count_nonzero(bound.start(inputs).result() != labels_of(plain, inputs)) <= 1
     np.testing.assert_array_equal(first, kept, err_msg="the output is the caller's own")
+
+
+def test_packed_labels_are_the_labels(session: onnxruntime.InferenceSession, scan: list[Inputs]) -> None:
+    content = packed(onnx.load(DEFAULT_MODEL), 3).SerializeToString()
+    packing = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    one, other = (IoBindingSession(each, "labels", HostStream(), "cpu", labels_a_byte=4) for each in (session, packing))
+    for inputs in scan:
+        np.testing.assert_array_equal(other.start(inputs).result(), one.start(inputs).result())
+        np.testing.assert_array_equal(other.timed(inputs)[0], one.start(inputs).result())
+        assert one.copied[0] == other.copied[0] > sum(array.nbytes for array in inputs.values())
+        assert one.copied[1] == 4 * other.copied[1]
 
 
 def test_a_graph_is_captured_at_the_second_chunk_of_a_shape_and_replayed(
