@@ -2,7 +2,7 @@
 they lie in patients that the model was not trained on.
 
 A scan outside is flagged, as nothing is known of the masks of such scans. The features are those of
-`runtime.segmentation.range_features`; the range is made by `runtime.fit_operating_range`.
+`runtime.segmentation.range_features`; the range is made by `runtime.fit_calibration`.
 """
 
 from __future__ import annotations

@@ -94,6 +94,6 @@ def _copied(scans: Sequence[Scan], folder: Path) -> int:
     many = scans if len(scans) > SCANS_A_RUN else _some(scans)
     for number, scan in enumerate(many):
         for path in scan:
-            assert isinstance(path, Path)  # see `inputs.scans_for`
+            assert isinstance(path, Path)  # see `selection.scans_for`
             shutil.copyfile(path, folder / f"{number:04d}-{path.name}")
     return len(many)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from parotid_seg.commission.choice import advice, equality
 from parotid_seg.commission.conditions import conditions_of
 from parotid_seg.commission.drift import EXAMPLE, MASKS, Earlier, Made, compare_with, lowest_dsc, newest, set_aside
 from parotid_seg.commission.expected import expected_record, glands_in
@@ -27,7 +26,7 @@ from parotid_seg.commission.record import (
     PatientsRecord,
     read_commission,
 )
-from parotid_seg.commission.trained_on import Hashes, model_record
+from parotid_seg.commission.tested_models import Hashes, advice, equality, model_record
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, OutputError
 from parotid_seg.files import hash_file, is_real_file, is_taken, make_folder

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from parotid_seg.dataset.contoured import Contoured
 from parotid_seg.dataset.convert import canonical, check_sides, draw, unusual_volumes, write_volume
-from parotid_seg.dataset.find_scans import MODALITY, CandidateScan
-from parotid_seg.dataset.left_out import SERIES, STRUCTURES, NotUsed
+from parotid_seg.dataset.find_scans import MODALITY, SERIES, STRUCTURES, CandidateScan, NotUsed
 from parotid_seg.dataset.private import FOLDERS, LABELLED, UNLABELLED, DataSetCase, Private
 from parotid_seg.dataset.splits import TRAIN
 from parotid_seg.dicom.read.series_volume import read_series

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from parotid_seg.contract import Contract
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import InputError, OptionError, ScanError
@@ -26,6 +28,7 @@ from parotid_seg.scan.intensity import Window
 from parotid_seg.scan.nifti import describe
 from parotid_seg.scan.other_formats import is_readable, unread
 from parotid_seg.scan.search import Skipped, search
+from parotid_seg.scan.volume import axis_codes
 
 Facts = dict[str, str]
 KNOWN = (
@@ -151,9 +154,26 @@ def _files_of(scan: Scan) -> set[Path]:
 
 
 def _describe_source(source: Source) -> str:
-    from parotid_seg.dicom.describe import describe_series
+    return _describe_series(source) if isinstance(source, Series) else "image file"
 
-    return describe_series(source) if isinstance(source, Series) else "image file"
+
+def _describe_series(series: Series) -> str:
+    """A series in one line: sequence of an MR series, size, spacing, directions, description and folder."""
+    from parotid_seg.dicom.mr.sequences import sequence_of
+    from parotid_seg.dicom.read.facts import WITHHELD
+
+    spacing = " x ".join(f"{value:.4g}" for value in np.linalg.norm(series.affine[:3, :3], axis=0))
+    to_ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ series.affine
+    kind = f"{sequence_of(series)}, " if series.modality == "MR" else ""
+    described = series.facts.description
+    if described == WITHHELD:
+        description = f"description {WITHHELD}"
+    else:
+        description = f'"{described}"' if described else "no description"
+    return (
+        f"{kind}{len(series.slices)} slices of {series.rows} x {series.columns} voxels, {spacing} mm; slices, rows and "
+        f"columns run to {axis_codes(to_ras)}; {description}; in {series.folder}"
+    )
 
 
 def _describe_model(path: Path) -> Facts:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from parotid_seg.dicom.describe import describe_series
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -20,7 +21,6 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from parotid_seg.dicom.describe import describe_series
 from parotid_seg.dicom.read.planes import read_planes
 from parotid_seg.dicom.read.series_volume import find_series, read_series
 from parotid_seg.dicom.write.identity import read_source

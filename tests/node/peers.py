@@ -19,10 +19,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 from pynetdicom import AE, Association, evt
 
-from parotid_seg.node.calling import RequestingAE
 from parotid_seg.node.ledger import Ledger, SeriesRecord, short_hash
 from parotid_seg.node.listen_options import ListenOptions, Peer
 from parotid_seg.node.reception import SOP_CLASSES
+from parotid_seg.node.send import RequestingAE
 from parotid_seg.node.server import listen
 from parotid_seg.node.work import Segmented
 from tests.dicom_series import ct_voxels, save, uid, write_series

@@ -26,13 +26,12 @@ from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
 from parotid_seg.runtime.pipeline.journal import Entry, Journal
 from parotid_seg.runtime.pipeline.ownership import LABELS, RESULTS, RUN, SUMMARY, Inputs, Written, names_of
 from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, CaseRequest, WorkerConfig, failed
-from parotid_seg.runtime.pipeline.rules import determined_by
 from parotid_seg.runtime.pipeline.sources import Scan
 from parotid_seg.runtime.pipeline.writers import is_result
-from parotid_seg.runtime.report.html_report import write_report
 from parotid_seg.runtime.report.identities import PatientIdentity, patients_of
 from parotid_seg.runtime.report.results import results_of
 from parotid_seg.runtime.report.summary import STATUSES, run_record, write_summary
+from parotid_seg.runtime.segmentation.segmentation_options import determined_by
 from parotid_seg.scan.search import Skipped
 from parotid_seg.version import VERSION
 from parotid_seg.wording import counted
@@ -357,6 +356,8 @@ class _Run:
         results = results_of([*self.journal.entries.values(), *unusable], record, patients or {})
         write_record(results, out / RESULTS)
         if options.report:
+            from parotid_seg.runtime.report.page import write_report
+
             write_report(results, out, options.rois)
 
 

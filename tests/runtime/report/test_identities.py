@@ -10,8 +10,8 @@ from pydicom.dataset import Dataset
 from parotid_seg.dicom.read.series_volume import find_series
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.report.html_report import write_report
 from parotid_seg.runtime.report.identities import PatientIdentity, patients_of
+from parotid_seg.runtime.report.page import write_report
 from parotid_seg.runtime.report.results import results_of
 from parotid_seg.runtime.report.summary import write_summary
 from tests.dicom_series import ct_voxels, write_series

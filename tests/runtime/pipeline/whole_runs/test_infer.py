@@ -22,9 +22,9 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.journal import Journal
-from parotid_seg.runtime.pipeline.rules import RULES_VERSION
 from parotid_seg.runtime.pipeline.run import Summary, infer
 from parotid_seg.runtime.segmentation.segment import segment_volume
+from parotid_seg.runtime.segmentation.segmentation_options import RULES_VERSION
 from parotid_seg.scan.nifti import read_nifti
 from tests.command_line import Run
 from tests.dicom_example import few_slices
@@ -223,7 +223,7 @@ def test_an_upgrade_whose_rules_changed_does_the_cases_again(
 ) -> None:
     options = InferOptions(pictures=False, report=False)
     for rules, expected in ((RULES_VERSION, (1, 0, 0)), (RULES_VERSION, (0, 0, 1)), (RULES_VERSION + 1, (1, 1, 0))):
-        monkeypatch.setattr("parotid_seg.runtime.pipeline.rules.RULES_VERSION", rules)
+        monkeypatch.setattr("parotid_seg.runtime.segmentation.segmentation_options.RULES_VERSION", rules)
         summary = infer([scans], tmp_path / "out", lambda: model, options)
         assert (summary.done, summary.replaced, summary.skipped) == expected
 
