@@ -24,10 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from parotid_seg.calibration import Calibration
+from parotid_seg.calibration import Calibration, OperatingRange
 from parotid_seg.files import atomic_write, write_text
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.operating_range import OperatingRange
 from parotid_seg.records import write_record
 from parotid_seg.runtime.engines.model_file import read_model, with_new_contract
 from parotid_seg.runtime.fit_calibration import (

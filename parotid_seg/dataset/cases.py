@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from parotid_seg.dataset.contoured import Contoured
 from parotid_seg.dataset.convert import canonical, check_sides, draw, unusual_volumes, write_volume
 from parotid_seg.dataset.find_scans import MODALITY, SERIES, STRUCTURES, CandidateScan, NotUsed
 from parotid_seg.dataset.private import FOLDERS, LABELLED, UNLABELLED, DataSetCase, Private
 from parotid_seg.dataset.splits import TRAIN
+from parotid_seg.dataset.structures import Contoured
 from parotid_seg.dicom.read.series_volume import read_series
 from parotid_seg.errors import OutputError, ScanError
 from parotid_seg.files import make_folder_in

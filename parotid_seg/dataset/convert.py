@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from parotid_seg.dataset.contoured import Contoured
+from parotid_seg.dataset.structures import Contoured
 from parotid_seg.dicom.contours import filled, outlines
 from parotid_seg.dicom.read.rt_read import read_rtstruct
 from parotid_seg.dicom.read.series import Series

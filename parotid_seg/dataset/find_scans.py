@@ -10,9 +10,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from parotid_seg.dataset.contoured import REJECTED, Contoured, choose, read_meaning
 from parotid_seg.dataset.roi_names import RoiNames
-from parotid_seg.dataset.structures import StructureSet, is_rtstruct, read_structures, series_of
+from parotid_seg.dataset.structures import (
+    REJECTED,
+    Contoured,
+    StructureSet,
+    choose,
+    is_rtstruct,
+    read_meaning,
+    read_structures,
+    series_of,
+)
 from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.file import read_object
 from parotid_seg.dicom.read.find import find_series

@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from parotid_seg.calibration import Calibration
+from parotid_seg.calibration import Calibration, OperatingRange
 from parotid_seg.contract import Contract
 from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.export.parity import contour_of, scans_in, torch_labels
-from parotid_seg.operating_range import OperatingRange
 from parotid_seg.runtime.evaluation import dsc_of_sides, exchanged_in
 from parotid_seg.runtime.fit_calibration import (
     LEAST_GLANDS,

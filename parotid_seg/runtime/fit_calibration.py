@@ -24,19 +24,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from parotid_seg.calibration import COVERAGE, Calibration, Feature
+from parotid_seg.calibration import COVERAGE, OUTSIDE, Calibration, Feature, FeatureRange, OperatingRange
 from parotid_seg.contract import Contract
 from parotid_seg.metrics import dice
-from parotid_seg.operating_range import OUTSIDE, FeatureRange, OperatingRange
-from parotid_seg.runtime.segmentation.gland_features import FEATURES
-from parotid_seg.runtime.segmentation.locate import Prepared
-from parotid_seg.runtime.segmentation.quality import features_of
-from parotid_seg.runtime.segmentation.range_features import (
+from parotid_seg.runtime.segmentation.features import (
+    FEATURES,
     SCAN_FEATURES,
     STRUCTURE_FEATURES,
     RangeFeatures,
     range_features,
 )
+from parotid_seg.runtime.segmentation.locate import Prepared
+from parotid_seg.runtime.segmentation.quality import features_of
 from parotid_seg.runtime.segmentation.segment import is_missing, prepare
 from parotid_seg.scan.components import label_boxes
 from parotid_seg.scan.labels import mirrored_labels
@@ -65,7 +64,7 @@ class Gland:
     Attributes:
         patient: any name.
         structure: the label.
-        features: see `runtime.segmentation.gland_features`.
+        features: see `runtime.segmentation.features`.
         dsc: of mask and contour.
     """
 
@@ -186,7 +185,7 @@ class SeenPatient(NamedTuple):
 
     Attributes:
         patient: any name.
-        seen: features, see `runtime.segmentation.range_features`.
+        seen: features, see `runtime.segmentation.features`.
     """
 
     patient: str

@@ -20,8 +20,7 @@ from parotid_seg.scan.seen import Seen
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from parotid_seg.train.config import SCRATCH, TrainConfig
 from parotid_seg.train.data.data_set import DataSet
-from parotid_seg.train.data.leaks import check_leaks
-from parotid_seg.train.data.loading import ResumeState, Trained, announced, check_unchanged, load_all
+from parotid_seg.train.data.loading import ResumeState, Trained, announced, check_leaks, check_unchanged, load_all
 from parotid_seg.train.data.patients import Patient
 from parotid_seg.train.network import SwinUnet, computes_in_bfloat16
 from parotid_seg.train.parallel import Processes

@@ -7,9 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from parotid_seg.calibration import Calibration
+from parotid_seg.calibration import Calibration, OperatingRange
 from parotid_seg.contract import Contract, Grid
-from parotid_seg.operating_range import OperatingRange
 from parotid_seg.runtime.fit_calibration import (
     Gland,
     SeenPatient,
@@ -19,8 +18,7 @@ from parotid_seg.runtime.fit_calibration import (
     operating_range,
     seen_patient,
 )
-from parotid_seg.runtime.segmentation.gland_features import FEATURES
-from parotid_seg.runtime.segmentation.range_features import SCAN_FEATURES, STRUCTURE_FEATURES, RangeFeatures
+from parotid_seg.runtime.segmentation.features import FEATURES, SCAN_FEATURES, STRUCTURE_FEATURES, RangeFeatures
 from parotid_seg.scan.volume import Orientation, Volume
 from tests.runtime.segmentation.test_range_features import AS_STORED, SPACING_MM, head
 

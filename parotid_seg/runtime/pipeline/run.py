@@ -19,12 +19,22 @@ from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.formats.mask_formats import NIFTI
 from parotid_seg.runtime.formats.slicer import write_itksnap_labels
 from parotid_seg.runtime.pipeline.discovery import Case, find_scans, name_cases
-from parotid_seg.runtime.pipeline.earlier import remove_outdated_pictures, to_replace, what_stays
 from parotid_seg.runtime.pipeline.executor import Executor, LocalExecutor
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
 from parotid_seg.runtime.pipeline.journal import Entry, Journal
-from parotid_seg.runtime.pipeline.ownership import LABELS, RESULTS, RUN, SUMMARY, Inputs, Written, names_of
+from parotid_seg.runtime.pipeline.ownership import (
+    LABELS,
+    RESULTS,
+    RUN,
+    SUMMARY,
+    Inputs,
+    Written,
+    names_of,
+    remove_outdated_pictures,
+    to_replace,
+    what_stays,
+)
 from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, CaseRequest, WorkerConfig, failed
 from parotid_seg.runtime.pipeline.sources import Scan
 from parotid_seg.runtime.pipeline.writers import is_result
