@@ -23,6 +23,10 @@ LARGEST_COUNT, LARGEST_SEED = 10**6, 2**32 - 1
 MOST_DROPPED, SLOWEST_DECAY = 0.9, 0.999999
 PARTS = ("encoder", "decoder")
 """Parts of the network that can be initialised with another model's weights."""
+INITIAL = "the model of --init, unchanged"
+"""What `best.pt` is before an epoch was better than the start."""
+SO_FAR = "the weights so far"
+"""What `best.pt` is if the first epoch was cut off."""
 
 
 def _check(config: object, names: str, least: float, most: float = math.inf, *, above: bool = False) -> None:

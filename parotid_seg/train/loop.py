@@ -25,8 +25,8 @@ from parotid_seg.train.data.patients import Patient
 from parotid_seg.train.network import SwinUnet, computes_in_bfloat16
 from parotid_seg.train.parallel import Processes
 from parotid_seg.train.plots import add_record, draw_curves, drop_later_records
-from parotid_seg.train.settings import check_same, duration, how_to_go_on, to_toml
-from parotid_seg.train.time_limit import Pace, Progress, Report, TimeIsOverError, TimeLimit
+from parotid_seg.train.settings import check_same, duration, to_toml
+from parotid_seg.train.time_limit import Pace, Progress, Report, TimeIsOverError, TimeLimit, how_to_go_on
 from parotid_seg.train.transfer import Transfer, start_from, training_of
 
 SILENCE_S = 60.0

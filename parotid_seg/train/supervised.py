@@ -23,7 +23,7 @@ from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.batch_norm import common_batch_norm
 from parotid_seg.train.checkpoint import Checkpoint, build_network
-from parotid_seg.train.config import SCRATCH, AugmentConfig, SegmentConfig
+from parotid_seg.train.config import INITIAL, SCRATCH, SO_FAR, AugmentConfig, SegmentConfig
 from parotid_seg.train.data.augment import Augmenter
 from parotid_seg.train.data.patients import Patient
 from parotid_seg.train.data.sampling import Batch, SliceSampler
@@ -37,7 +37,6 @@ from parotid_seg.train.network import (
     parameter_groups,
 )
 from parotid_seg.train.plots import draw_samples
-from parotid_seg.train.settings import INITIAL, SO_FAR
 from parotid_seg.train.time_limit import Progress
 
 Add = Callable[[Tensor], Tensor]
