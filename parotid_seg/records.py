@@ -313,15 +313,11 @@ def _lines(path: Path, follow: bool) -> Iterator[bytes | None]:
 def _check_depth(text: str) -> None:
     if text.count("[") + text.count("{") <= DEEPEST:
         return
-    depth = 0
-    for bracket in re.finditer(r"[\[{]|[\]}]", _without_texts(text)):
+    depth, without_texts = 0, re.sub(r'"[^"]*"?', "", text.replace("\\\\", "").replace('\\"', ""))
+    for bracket in re.finditer(r"[\[{]|[\]}]", without_texts):
         depth += 1 if bracket[0] in "[{" else -1
         if depth > DEEPEST:
             raise RecordError(f"found more than {DEEPEST} lists and objects within each other, expected fewer")
-
-
-def _without_texts(text: str) -> str:
-    return re.sub(r'"[^"]*"?', "", text.replace("\\\\", "").replace('\\"', ""))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

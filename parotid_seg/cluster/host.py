@@ -19,13 +19,12 @@ from parotid_seg.errors import ModelError, OutputError, ParotidSegError, ScanErr
 from parotid_seg.runtime.engines.base import Backend, ExecutionInfo
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.pipeline.discovery import Case
+from parotid_seg.runtime.pipeline.ownership import pictures_of
 from parotid_seg.runtime.pipeline.protocol.messages import (
-    PICTURES,
     CaseRequest,
     CaseResult,
     OutputFailure,
     failed,
-    views_of,
 )
 from parotid_seg.runtime.pipeline.scheduler import Limits, Pipeline
 from parotid_seg.runtime.pipeline.worker_pool import Worker, WorkerPool
@@ -130,8 +129,7 @@ class Stage:
         if isinstance(first, Path) and url_of(first):
             entry = replace(entry, source=url_of(first))
         if self._url:
-            pictures = [f"{PICTURES}/{entry.case}.png", f"{PICTURES}/{views_of(entry.case)}"]
-            for name in filter(None, (*pictures, *entry.further, entry.mask)):
+            for name in filter(None, (*pictures_of(entry.case), *entry.further, entry.mask)):
                 if finished.status == "done" and (self.out / name).exists():
                     self._upload(name)
                 (self.out / name).unlink(missing_ok=True)

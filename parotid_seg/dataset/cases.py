@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from parotid_seg.dataset.convert import canonical, check_sides, draw, unusual_volumes, write_volume
+from parotid_seg.dataset.convert import canonical, check_sides, draw, unusual_volumes
 from parotid_seg.dataset.find_scans import MODALITY, SERIES, STRUCTURES, CandidateScan, NotUsed
 from parotid_seg.dataset.private import FOLDERS, LABELLED, UNLABELLED, DataSetCase, Private
 from parotid_seg.dataset.splits import TRAIN
@@ -23,7 +23,7 @@ from parotid_seg.flags import Flag
 from parotid_seg.runtime.pipeline.apart import with_care
 from parotid_seg.runtime.report.flag_text import sentence
 from parotid_seg.scan.ct.slice_order import misfits
-from parotid_seg.scan.nifti import NiftiScan
+from parotid_seg.scan.nifti import NiftiScan, write_volume
 
 ENDING = ".nii.gz"
 FORMAT = 3

@@ -21,13 +21,11 @@ from parotid_seg.dicom.contours import filled, outlines
 from parotid_seg.dicom.read.rt_read import read_rtstruct
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import ScanError
-from parotid_seg.files import write_bytes
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.scan.geometry import header_in_place
 from parotid_seg.scan.grid import body_centre
 from parotid_seg.scan.labels import is_usual_volume, mirrored_labels, plain_name, side_of
-from parotid_seg.scan.nifti import NiftiScan, packed
-from parotid_seg.scan.volume import Mask, Voxels
+from parotid_seg.scan.nifti import NiftiScan
+from parotid_seg.scan.volume import Mask
 
 TISSUE_HU = np.array([[-200.0, 300.0]], np.float32)
 LARGEST_GAP_MM = 10.0
@@ -125,22 +123,6 @@ def check_sides(mask: Mask, labels: Sequence[str], scan: NiftiScan, path: Path) 
             middle, what = float(body_centre(scan.volume, TISSUE_HU)[1]), "the patient's middle"
         if (column > middle) != (side == "left"):
             raise ScanError(f"{names[value]} lies on the wrong side of {what}: left and right are swapped", path=path)
-
-
-def write_volume(voxels: Voxels | Mask, scan: NiftiScan, path: Path) -> None:
-    """Write voxels with the scan's geometry; nothing else of the scan's header is in the file.
-
-    Args:
-        voxels: (D, H, W) in canonical order.
-        scan: gives the file's shape and affine.
-        path: the file to make (.nii.gz).
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
-    header = header_in_place(scan.header, scan.geometry, voxels.dtype)
-    stored = scan.volume.orientation.to_storage(np.asarray(voxels)).reshape(scan.header.get_data_shape())
-    write_bytes(packed(scan.image_class(stored, None, header)), path)
 
 
 def _middle_column(inside: NDArray[np.bool_]) -> float:

@@ -22,7 +22,6 @@ from parotid_seg.node.ledger import (
     SENT,
     STARTED,
     Ledger,
-    ReceivedSlice,
     SeriesRecord,
     sync_folder,
 )
@@ -151,7 +150,8 @@ class Work:
             return False
         record = self._ledger.get(series)
         if record is not None and record.status != STARTED:
-            added = [name for name, found in slices.items() if not _is_known(name, found, record)]
+            known = {(name, each.sha256) for name, each in record.slices.items()}
+            added = [name for name, each in slices.items() if (name, each.sha256) not in known]
             missing = [name for name in record.slices if name not in slices]
             same = not added and record.settings == self._settings
             if same and record.status in (DONE, SENT, REFUSED) and self._is_whole(series, record):
@@ -248,7 +248,3 @@ class Work:
 
     def _is_whole(self, series: str, record: SeriesRecord) -> bool:
         return all((self.results / series / name).is_file() for name in record.results)
-
-
-def _is_known(name: str, found: ReceivedSlice, record: SeriesRecord) -> bool:
-    return name in record.slices and record.slices[name].sha256 == found.sha256

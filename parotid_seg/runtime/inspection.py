@@ -28,7 +28,8 @@ from parotid_seg.scan.intensity import Window
 from parotid_seg.scan.nifti import describe
 from parotid_seg.scan.other_formats import is_readable, unread
 from parotid_seg.scan.search import Skipped, search
-from parotid_seg.scan.volume import axis_codes
+from parotid_seg.scan.volume import LPS_TO_RAS, axis_codes
+from parotid_seg.wording import by_axes
 
 Facts = dict[str, str]
 KNOWN = (
@@ -153,17 +154,15 @@ def _files_of(scan: Scan) -> set[Path]:
     return {each.path.resolve() for source in scan if isinstance(source, Series) for each in source.slices}
 
 
-def _describe_source(source: Source) -> str:
-    return _describe_series(source) if isinstance(source, Series) else "image file"
-
-
-def _describe_series(series: Series) -> str:
+def _describe_source(series: Source) -> str:
     """A series in one line: sequence of an MR series, size, spacing, directions, description and folder."""
+    if isinstance(series, Path):
+        return "image file"
     from parotid_seg.dicom.mr.sequences import sequence_of
     from parotid_seg.dicom.read.facts import WITHHELD
 
-    spacing = " x ".join(f"{value:.4g}" for value in np.linalg.norm(series.affine[:3, :3], axis=0))
-    to_ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ series.affine
+    spacing = by_axes(np.linalg.norm(series.affine[:3, :3], axis=0))
+    to_ras = LPS_TO_RAS @ series.affine
     kind = f"{sequence_of(series)}, " if series.modality == "MR" else ""
     described = series.facts.description
     if described == WITHHELD:

@@ -113,6 +113,11 @@ class _Gathered:
             files.paths.append(path)
             files.items.add(path if item is None else item)
 
+    def unreadable_beside(self, paths: Sequence[Path]) -> Path | None:
+        """The first unreadable file of an unknown series in the folders of some files."""
+        folders = {path.parent for path in paths}
+        return next((path for path, uid in self.unreadable.items() if not uid and path.parent in folders), None)
+
     def left_out(self) -> tuple[Skipped, ...]:
         skipped = []
         for (reason, refused, _), group in self.reasons.items():
@@ -266,8 +271,7 @@ def _skip_series(
     elif frames and all(frame.derived for frame in frames):
         gathered.derived.append((owner, f"{title}: {error.reason}", list(paths)))
     else:
-        folders = {path.parent for path in paths}
-        beside = next((path for path, uid in gathered.unreadable.items() if not uid and path.parent in folders), None)
+        beside = gathered.unreadable_beside(paths)
         why = f"; {beside.name} beside it cannot be read" if beside else ""
         gathered.skip(f"{title}: {error.reason}{why}", *paths, refused=True, kind=kind, item=title)
 
@@ -341,8 +345,7 @@ def _with_distinct_keys(volumes: Sequence[_Volume]) -> list[_Volume]:
 
 def _beside_damaged(volume: _Volume, gathered: _Gathered) -> Series:
     """A complete series, flagged if a file in its folder cannot be read, as this may be a slice at one of its ends."""
-    folders = {path.parent for path in volume.paths}
-    beside = next((path for path, uid in gathered.unreadable.items() if not uid and path.parent in folders), None)
+    beside = gathered.unreadable_beside(volume.paths)
     if beside is None:
         return volume.series
     name = "".join(each if each.isprintable() else "_" for each in beside.name)

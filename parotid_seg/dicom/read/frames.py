@@ -112,8 +112,7 @@ class Frames:
     def _compressed(self, file: DicomFile, layout: Layout) -> Iterator[DecodedFrame]:
         syntax = file.transfer_syntax
         decoder = decoder_for(syntax)
-        if decoder is None:
-            raise Unusable(f"compressed as {syntax.name}, for which no decoder is installed")
+        assert decoder is not None, "checked by `layout_of`"
         self._packages.add(decoder.package)
         for image in _codestreams(file.header, layout):
             _check(image, FAMILIES[syntax], layout)

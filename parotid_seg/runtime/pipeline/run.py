@@ -9,7 +9,6 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeGuard
 
 from parotid_seg.errors import InputError, OptionError, ScanError
 from parotid_seg.files import exists, make_folder, remove_orphans
@@ -307,7 +306,7 @@ class _Run:
         jobs = [
             CaseRequest(case, self.journal.entries.get(case.name)) for case in cases if case.name not in self._blocked
         ]
-        before = {job.case.name for job in jobs if _is_done(job.known)}
+        before = {job.case.name for job in jobs if job.known and job.known.status == "done"}
         for each in self._executor.do(self.work, jobs):
             entry = each.entry
             if each.status == "done":
@@ -369,10 +368,6 @@ class _Run:
             from parotid_seg.runtime.report.page import write_report
 
             write_report(results, out, options.rois)
-
-
-def _is_done(entry: Entry | None) -> TypeGuard[Entry]:
-    return entry is not None and entry.status == "done"
 
 
 def _refused(error: ScanError) -> Entry:

@@ -180,7 +180,7 @@ def _fault(appearance: Appearance) -> str:
         (appearance.bump > MOST_BUMP, f"tissue lies between {BUMP[0]} and {BUMP[1]}, expected dense bone only"),
         (not SHIFTED_RANGE[0] <= appearance.soft <= SHIFTED_RANGE[1], near),
         (
-            appearance.dark < LEAST_DARK and not _air_is_constant(appearance),
+            appearance.dark < LEAST_DARK and not any(-1100 <= value <= -900 for value in appearance.constants),
             f"found {appearance.lowest:g} to {appearance.highest:g}, expected fat near -100 or air near -1000",
         ),
         (appearance.dark >= LEAST_DARK and appearance.scale < SCALE_RANGE[0] and appearance.gain > LEAST_GAIN, near),
@@ -219,11 +219,6 @@ def _same_valued(histogram: Counts, appearance: Appearance) -> tuple[Flag, ...]:
     if share < LEAST_SAME or histogram[TISSUE - LOW :].sum() - sum(counts.values()) < LEAST_TISSUE:
         return ()
     return (Flag(FlagCode.SAME_VALUED, value=float(share), detail=" and ".join(map(str, counts))),)
-
-
-def _air_is_constant(appearance: Appearance) -> bool:
-    """Whether the air around the patient was set to a number that is air in HU."""
-    return any(-1100 <= value <= -900 for value in appearance.constants)
 
 
 def _clipped(appearance: Appearance) -> tuple[int | None, int | None]:
