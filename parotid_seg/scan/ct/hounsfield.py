@@ -131,7 +131,9 @@ def check_hounsfield(voxels: Voxels, spacing_mm: Spacing) -> tuple[Flag, ...]:
     fault = _fault(appearance)
     if fault:
         raise ScanError(f"intensities are not HU: {fault}{_cause(histogram)}")
-    return (*_flags(appearance), *_same_valued(histogram, appearance), *_uneven(samples, step_mm, appearance))
+    spread = unevenness(samples, step_mm, appearance.constants)
+    uneven = (Flag(FlagCode.HU_UNEVEN, value=spread),) if spread > MOST_UNEVEN else ()
+    return (*_flags(appearance), *_same_valued(histogram, appearance), *uneven)
 
 
 def appearance_of(histogram: Counts) -> Appearance | None:
@@ -228,12 +230,6 @@ def _clipped(appearance: Appearance) -> tuple[int | None, int | None]:
         low if low in appearance.constants and low > CLIPPED_LOW else None,
         high if high in appearance.constants and high < CLIPPED_HIGH else None,
     )
-
-
-def _uneven(samples: NDArray[np.int32], step_mm: Spacing, appearance: Appearance) -> tuple[Flag, ...]:
-    """A flag if soft tissue has different intensities in different parts of the body."""
-    spread = unevenness(samples, step_mm, appearance.constants)
-    return (Flag(FlagCode.HU_UNEVEN, value=spread),) if spread > MOST_UNEVEN else ()
 
 
 def unevenness(samples: NDArray[np.int32], step_mm: Spacing, constants: tuple[int, ...]) -> float:
