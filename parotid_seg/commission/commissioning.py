@@ -184,13 +184,7 @@ def commission(order: Order, *, say: Say = lambda _: None, progress: Progress = 
         ended=datetime.now(UTC).isoformat(timespec="seconds"),
         passed=all(each.met for each in limits),
         model=model,
-        patients=PatientsRecord(
-            data=str(order.chosen.data),
-            names=list(masks.cases),
-            why=order.chosen.why,
-            failed=dict(masks.failed),
-            notes=list(order.chosen.notes),
-        ),
+        patients=_patients_record(order.chosen, masks),
         limits=limits,
         faults=faults,
         evaluation=record_of(evaluation),
@@ -219,6 +213,16 @@ def _planned(order: Order) -> Doses | None:
     for name in patients:
         planned.of_case(name, None, only=len(patients) == 1)
     return planned
+
+
+def _patients_record(chosen: Chosen, masks: Masks) -> PatientsRecord:
+    return PatientsRecord(
+        data=str(chosen.data),
+        names=list(masks.cases),
+        why=chosen.why,
+        failed=dict(masks.failed),
+        notes=list(chosen.notes),
+    )
 
 
 def _begin(order: Order) -> Earlier | None:
