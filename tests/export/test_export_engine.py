@@ -13,8 +13,8 @@ import pytest
 
 from parotid_seg.errors import InputError, ModelError, OutputError
 from parotid_seg.export import verified_export as module
-from parotid_seg.export.engine_layers import describe_network
 from parotid_seg.export.export_options import ExportOptions
+from parotid_seg.export.ops_by_dtype import describe_network
 from parotid_seg.export.verified_export import export
 from parotid_seg.runtime.engines.engine_file import BatchProfile, read_sidecar
 from parotid_seg.runtime.engines.gpu import find_gpu

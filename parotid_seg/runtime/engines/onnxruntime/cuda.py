@@ -23,9 +23,8 @@ from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, ExecutionInfo
 from parotid_seg.runtime.engines.gpu import load_driver
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import check_installation, make_session, session_options
-from parotid_seg.runtime.engines.onnxruntime.cuda_errors import INSTALL, device_error
 from parotid_seg.runtime.engines.onnxruntime.io_binding import SLOTS, BoundBackend, IoBindingSession
-from parotid_seg.runtime.engines.onnxruntime.stream import CudaRuntimeError, CudaStream
+from parotid_seg.runtime.engines.onnxruntime.stream import INSTALL, CudaRuntimeError, CudaStream, device_error
 from parotid_seg.scan.chunks import Inputs
 
 PROVIDER = "CUDAExecutionProvider"

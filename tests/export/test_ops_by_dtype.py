@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from parotid_seg.errors import ModelError
-from parotid_seg.export.engine_layers import describe_network
+from parotid_seg.export.ops_by_dtype import describe_network
 from parotid_seg.models import DEFAULT_MODEL
 from tests.export import built_layers as module
 from tests.export.built_layers import describe_layers
