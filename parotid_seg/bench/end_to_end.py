@@ -67,9 +67,9 @@ def end_to_end(
     for number, (name, entry) in enumerate(list(turns.entries.items())):
         progress("scans alone", number, len(seconds))
         with turns.left_out_if_failing(name):
-            stages = running[name].ask(Child.stages, [scans[0], *_some(scans)], entry.best_size)[
-                1:
-            ]  # the first is to warm up
+            _, *stages = running[name].ask(
+                Child.stages, [scans[0], *_some(scans)], entry.best_size
+            )  # the first warms up
             whole_s = float(np.mean([each.whole_s for each in stages]))
             stages_s = {stage: float(np.mean([each.seconds[stage] for each in stages])) for stage in STAGES}
             results[name] = EndToEnd(

@@ -22,6 +22,7 @@ from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.runtime.tolerance import MaskDifference, Tolerance, difference
 from parotid_seg.scan.chunks import Inputs, chunks, segmented
 from parotid_seg.scan.intensity import Windows, in_windows
+from parotid_seg.scan.other_formats import image_name
 from parotid_seg.scan.volume import Mask, Volume, Voxels
 from parotid_seg.train.network import ParotidNet
 
@@ -187,9 +188,9 @@ def contour_of(scan: Path) -> Path | None:
     """The contour that belongs to a scan in nnU-Net's raw layout, if there is one."""
     if not scan.parent.name.startswith("imagesT"):
         return None
-    ending = "".join(scan.suffixes[-2:]) if scan.name.endswith(".nii.gz") else scan.suffix
-    case = scan.name.removesuffix(ending).removesuffix("_0000")
-    path = scan.parent.with_name(scan.parent.name.replace("images", "labels")) / f"{case}{ending}"
+    name = image_name(scan)
+    contour = f"{name.removesuffix('_0000')}{scan.name.removeprefix(name)}"
+    path = scan.parent.with_name(scan.parent.name.replace("images", "labels")) / contour
     return path if path.is_file() else None
 
 

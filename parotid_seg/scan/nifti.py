@@ -58,12 +58,13 @@ def is_nifti(path: Path) -> bool:
 
 def case_name(path: Path) -> str:
     """The file's name without its ending and without nnU-Net's channel number `_0000`."""
-    name = path.name
-    for ending in ENDINGS:
-        if name.lower().endswith(ending):
-            name = name[: -len(ending)]
-            break
-    return name.removesuffix("_0000")
+    return without_ending(path.name, ENDINGS).removesuffix("_0000")
+
+
+def without_ending(name: str, endings: Iterable[str]) -> str:
+    """A file's name without the first of some endings that it has, in upper or lower case."""
+    ending = next((each for each in endings if name.lower().endswith(each)), "")
+    return name[: len(name) - len(ending)]
 
 
 def by_case(paths: Iterable[Path]) -> dict[str, Path]:

@@ -24,7 +24,7 @@ from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.geometry import check_spacing
 from parotid_seg.scan.nifti import MIN_DEPTH_MM, check_extent
-from parotid_seg.scan.search import STRAY, Skipped, folder_of_files
+from parotid_seg.scan.search import STRAY, Skipped, folder_of_files, printable
 from parotid_seg.scan.volume import Orientation
 
 
@@ -348,8 +348,7 @@ def _beside_damaged(volume: _Volume, gathered: _Gathered) -> Series:
     beside = gathered.unreadable_beside(volume.paths)
     if beside is None:
         return volume.series
-    name = "".join(each if each.isprintable() else "_" for each in beside.name)
-    return replace(volume.series, flags=(Flag(FlagCode.DAMAGED_FILE_BESIDE, detail=name),))
+    return replace(volume.series, flags=(Flag(FlagCode.DAMAGED_FILE_BESIDE, detail=printable(beside.name)),))
 
 
 def _is_head_scan(volume: _Volume, gathered: _Gathered) -> bool:
