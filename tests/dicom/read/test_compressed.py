@@ -36,7 +36,7 @@ from parotid_seg.dicom.read.series_volume import find_series
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import FlagCode
 from parotid_seg.scan.volume import Volume
-from tests.dicom.reading import read_only
+from tests.dicom.reading import compress_with_gdcm, read_only
 from tests.dicom_series import lay, save, write_enhanced
 
 pytestmark = pytest.mark.slow
@@ -117,7 +117,6 @@ def with_imagecodecs(image: NDArray[Any], bits: int) -> bytes:
 
 def with_gdcm(syntax: pydicom.uid.UID) -> Callable[..., bytes]:
     def encode(image: NDArray[Any], bits: int) -> bytes:
-        gdcm = pytest.importorskip("gdcm")
         dataset = pydicom.Dataset()
         dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, "1.2.3"
         dataset.Rows, dataset.Columns = image.shape
@@ -128,16 +127,7 @@ def with_gdcm(syntax: pydicom.uid.UID) -> Callable[..., bytes]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "image.dcm"
             save(dataset, path)
-            reader, changer, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
-            reader.SetFileName(str(path))
-            assert reader.Read()
-            changer.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, GDCM_NAMES[syntax])))
-            changer.SetInput(reader.GetImage())
-            assert changer.Change()
-            writer.SetFileName(str(path))
-            writer.SetFile(reader.GetFile())
-            writer.SetImage(changer.GetOutput())
-            assert writer.Write()
+            compress_with_gdcm(path, GDCM_NAMES[syntax])
             found = pydicom.dcmread(path)
         assert found.file_meta.TransferSyntaxUID == syntax
         return next(generate_frames(found.PixelData, number_of_frames=1))

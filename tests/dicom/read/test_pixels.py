@@ -19,7 +19,7 @@ from pydicom.uid import (
 
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
-from tests.dicom.reading import read_only
+from tests.dicom.reading import compress_with_gdcm, read_only
 from tests.dicom_series import ct_voxels, write_enhanced, write_series
 
 pytestmark = pytest.mark.slow
@@ -58,20 +58,10 @@ def test_every_transfer_syntax_of_multi_frame_files(tmp_path: Path, syntax: pydi
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16])
 def test_jpeg_lossless(tmp_path: Path, dtype: type[np.integer]) -> None:
-    gdcm = pytest.importorskip("gdcm")
     voxels = ct_voxels(SHAPE)
     paths = write_series(tmp_path / "ct", voxels, dtype=dtype, intercept=-1024 if dtype is np.uint16 else 0)
     for path in paths:
-        reader, changer, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
-        reader.SetFileName(str(path))
-        assert reader.Read()
-        changer.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
-        changer.SetInput(reader.GetImage())
-        assert changer.Change()
-        writer.SetFileName(str(path))
-        writer.SetFile(reader.GetFile())
-        writer.SetImage(changer.GetOutput())
-        assert writer.Write()
+        compress_with_gdcm(path, "JPEGLosslessProcess14_1")
     assert pydicom.dcmread(paths[0]).file_meta.TransferSyntaxUID == JPEGLosslessSV1
     np.testing.assert_array_equal(read_only(paths)[0], voxels)
 
