@@ -20,12 +20,7 @@ from parotid_seg.runtime.engines.base import Backend, ExecutionInfo
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.ownership import pictures_of
-from parotid_seg.runtime.pipeline.protocol.messages import (
-    CaseRequest,
-    CaseResult,
-    OutputFailure,
-    failed,
-)
+from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, OutputFailure, failed
 from parotid_seg.runtime.pipeline.scheduler import Limits, Pipeline
 from parotid_seg.runtime.pipeline.worker_pool import Worker, WorkerPool
 from parotid_seg.runtime.pipeline.writers import Outputs, is_ours

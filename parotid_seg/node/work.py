@@ -14,17 +14,7 @@ from pathlib import Path
 from parotid_seg.errors import EXHAUSTED, MachineError, OutputError, ParotidSegError
 from parotid_seg.files import NO_ROOM, make_folder, remove_orphans
 from parotid_seg.node.inbox import Inbox
-from parotid_seg.node.ledger import (
-    DONE,
-    FAILED,
-    INCOMPLETE,
-    REFUSED,
-    SENT,
-    STARTED,
-    Ledger,
-    SeriesRecord,
-    sync_folder,
-)
+from parotid_seg.node.ledger import DONE, FAILED, INCOMPLETE, REFUSED, SENT, STARTED, Ledger, SeriesRecord, sync_folder
 from parotid_seg.node.listen_options import ListenOptions, Say
 
 PARTIAL = ".partial-"

@@ -78,11 +78,7 @@ def types_of(model: onnx.ModelProto) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("rungs", [0, 1, 4])
-def test_fp16_is_where_it_is_asked_for(
-    translated: tuple[onnx.ModelProto, Contract],
-    chunk: Inputs,
-    rungs: int,
-) -> None:
+def test_fp16_is_where_it_is_asked_for(translated: tuple[onnx.ModelProto, Contract], chunk: Inputs, rungs: int) -> None:
     kept = LADDER[:rungs]
     lowered = lower(translated[0], "fp16", lambda node: any(rung.holds(node) for rung in kept))
     onnx.checker.check_model(lowered, full_check=True)

@@ -346,12 +346,7 @@ def test_a_chunk_that_the_model_does_not_take(server: StandIn, chunk: Inputs) ->
         (lambda answer: answer.ClearField("outputs"), "found no labels"),
     ],
 )  # fmt: skip
-def test_answers_that_are_no_labels(
-    repository: Path,
-    chunk: Inputs,
-    edit: Callable[..., Any],
-    message: str,
-) -> None:
+def test_answers_that_are_no_labels(repository: Path, chunk: Inputs, edit: Callable[..., Any], message: str) -> None:
     with StandIn(repository, edit=edit) as server, pytest.raises(ModelError, match=message) as caught:
         TritonBackend(server.address).start(chunk).result()
     one_line(str(caught.value), server.address)

@@ -99,11 +99,7 @@ def test_threads_that_cannot_be_started_at_first(
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts in /proc, which is Linux's")
-def test_no_descriptor_is_left_for_a_while(
-    cases: list[Case],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_no_descriptor_is_left_for_a_while(cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "PUT_OFF_S", (0.2, 0.8, 15.0))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 1
