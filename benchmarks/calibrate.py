@@ -25,15 +25,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from parotid_seg.calibration import Calibration
+from parotid_seg.calibration import Calibration, OperatingRange
 from parotid_seg.contract import Contract
 from parotid_seg.files import atomic_write, write_text
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.operating_range import OperatingRange
 from parotid_seg.records import write_record
 from parotid_seg.runtime.engines.model_file import read_model, with_new_contract
-from parotid_seg.runtime.fit_calibration import Gland, calibrate, glands_of, left_out_estimates
-from parotid_seg.runtime.fit_operating_range import SeenPatient, operating_range, seen_patient
+from parotid_seg.runtime.fit_calibration import (
+    Gland,
+    SeenPatient,
+    calibrate,
+    glands_of,
+    left_out_estimates,
+    operating_range,
+    seen_patient,
+)
 from parotid_seg.scan.nifti import read_mask, read_nifti
 
 POOR_DSC = 0.7

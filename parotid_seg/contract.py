@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from parotid_seg.calibration import Calibration
+from parotid_seg.calibration import Calibration, OperatingRange
 from parotid_seg.errors import InputError, ModelError, RecordError
-from parotid_seg.operating_range import OperatingRange
 from parotid_seg.records import convert, parse
 
 METADATA_KEY = "parotid_seg.contract"

@@ -58,6 +58,7 @@ def read_record(
     unknown_fields: bool = False,
     version: int | None = None,
     advice: str = "",
+    expected: str = "",
 ) -> T:
     """Read the record in a JSON file.
 
@@ -69,21 +70,16 @@ def read_record(
         unknown_fields: whether the file may have fields that `kind` does not have; they are ignored then.
         version: the accepted `schema_version`; None if the record has none.
         advice: advice for another version, the end of the error's sentence.
+        expected: what the file should be, the end of the sentence of any error.
 
     Raises:
         RecordError: if it cannot be read, or is not such a record; its path is the file.
     """
     try:
         content = parse(read_bytes(path, most_bytes, follow=follow))
-        return convert(
-            content,
-            kind,
-            unknown_fields=unknown_fields,
-            version=version,
-            advice=advice,
-        )
+        return convert(content, kind, unknown_fields=unknown_fields, version=version, advice=advice)
     except RecordError as error:
-        raise RecordError(error.reason, path=path) from error
+        raise RecordError(f"{error.reason}; expected {expected}" if expected else error.reason, path=path) from error
 
 
 def read_lines(path: Path, kind: type[T], *, follow: bool = True) -> Iterator[T | RecordError]:
@@ -313,15 +309,11 @@ def _lines(path: Path, follow: bool) -> Iterator[bytes | None]:
 def _check_depth(text: str) -> None:
     if text.count("[") + text.count("{") <= DEEPEST:
         return
-    depth = 0
-    for bracket in re.finditer(r"[\[{]|[\]}]", _without_texts(text)):
+    depth, without_texts = 0, re.sub(r'"[^"]*"?', "", text.replace("\\\\", "").replace('\\"', ""))
+    for bracket in re.finditer(r"[\[{]|[\]}]", without_texts):
         depth += 1 if bracket[0] in "[{" else -1
         if depth > DEEPEST:
             raise RecordError(f"found more than {DEEPEST} lists and objects within each other, expected fewer")
-
-
-def _without_texts(text: str) -> str:
-    return re.sub(r'"[^"]*"?', "", text.replace("\\\\", "").replace('\\"', ""))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Counts and lists of names in messages."""
+"""Counts, sizes and lists of names in messages."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ def counted(count: int, noun: str) -> str:
     if count == 1 or noun.endswith("series"):
         return f"{count} {noun}"
     return f"{count} {noun[:-1]}ies" if noun.endswith("y") else f"{count} {noun}s"
+
+
+def by_axes(values: Iterable[float]) -> str:
+    """Sizes along the axes: "512 x 512", "3 x 0.9766 x 0.9766"."""
+    return " x ".join(f"{value:.4g}" for value in values)
 
 
 def some_of(names: Iterable[str], most: int = 3, separator: str = ", ") -> str:

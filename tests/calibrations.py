@@ -1,7 +1,6 @@
 """A calibration of parotid glands, and an operating range, as a model file has them, for tests that need any."""
 
-from parotid_seg.calibration import Calibration, Feature
-from parotid_seg.operating_range import FeatureRange, OperatingRange
+from parotid_seg.calibration import Calibration, Feature, FeatureRange, OperatingRange
 
 BOTH = Calibration(
     structures=("parotid_left", "parotid_right"),

@@ -14,8 +14,7 @@ from parotid_seg.metrics import dice, score_case
 from parotid_seg.models import DEFAULT_MODEL, example_folder
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.load import load_backend
-from parotid_seg.runtime.segmentation.gland_features import FEATURES
-from parotid_seg.runtime.segmentation.range_features import SCAN_FEATURES, STRUCTURE_FEATURES
+from parotid_seg.runtime.segmentation.features import FEATURES, SCAN_FEATURES, STRUCTURE_FEATURES
 from parotid_seg.runtime.segmentation.segment import Segmentation, segment_volume
 from parotid_seg.runtime.segmentation.segmentation_options import SegmentationOptions
 from parotid_seg.scan.grid import body_centre

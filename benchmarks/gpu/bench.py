@@ -38,8 +38,8 @@ from gpu.inputs import GRAPHS, VARIANTS, graph_file, make_checkpoint, make_scans
 from gpu.probe import read_probe
 from gpu.record import Record, machine
 from gpu.sweep import REFERENCE, fastest, left_of, sweep
-from parotid_seg.bench.inputs import MOST_SCANS, in_memory
 from parotid_seg.bench.roofline import Peaks, measured_peaks
+from parotid_seg.bench.selection import MOST_SCANS, in_memory
 from parotid_seg.bench.system_state import nvidia_smi_values
 from parotid_seg.errors import ParotidSegError
 from parotid_seg.export.build_engine import build_engine

@@ -55,7 +55,7 @@ for name in modules:
     except Exception as error:
         missing[name] = f"{type(error).__name__}: {error}"[:300]
 import onnxruntime
-from parotid_seg.runtime.engines.onnxruntime.installation import check_installation
+from parotid_seg.runtime.engines.onnxruntime.cpu import check_installation
 older = {}
 for line in tomllib.loads(pathlib.Path(pyproject).read_text())["project"]["dependencies"]:
     needed = Requirement(line)

@@ -22,7 +22,7 @@ import numpy as np
 
 from gpu.fatbins import file_offset
 from gpu.inputs import GRAPHS, SLICES, VARIANTS, graph_file, make_scans
-from parotid_seg.bench.inputs import in_memory, rotation
+from parotid_seg.bench.selection import in_memory, rotation
 from parotid_seg.files import write_text
 from parotid_seg.models import DEFAULT_MODEL, example_folder
 from parotid_seg.runtime.engines.model_file import read_model

@@ -23,7 +23,7 @@ from gpu.inputs import GRAPHS, graph_file, make_scans
 from gpu.isolated import isolated
 from gpu.table import PHASES
 from gpu.tried import NOTHING_RAN
-from parotid_seg.bench.inputs import in_memory, rotation
+from parotid_seg.bench.selection import in_memory, rotation
 from parotid_seg.files import make_folder, write_text
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import Backend, Times, labels_of

@@ -14,8 +14,8 @@ import numpy as np
 from gpu.contenders import Contender, DeviceMemory, through
 from gpu.record import Record, percentiles, share_of_bus, traffic, within
 from gpu.table import MOST_CHANGED
-from parotid_seg.bench.inputs import rotation
 from parotid_seg.bench.roofline import Peaks, roofline
+from parotid_seg.bench.selection import rotation
 from parotid_seg.contract import Contract
 from parotid_seg.runtime.engines.onnxruntime.profile import Count, count
 from parotid_seg.scan.chunks import CroppedScan, Inputs

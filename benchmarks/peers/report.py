@@ -6,12 +6,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from contestants import OURS
 from environments import PACKAGES
+from matplotlib.figure import Figure
 
 from parotid_seg.files import atomic_write, write_text
 
@@ -160,7 +157,8 @@ def draw(found: dict[str, Any], picture: Path) -> None:
     rows = {name: row for name, row in found["contestants"].items() if row.get("scans_a_second")}
     ordered = sorted(rows, key=lambda name: rows[name]["scans_a_second"])
     values = [rows[name]["scans_a_second"] for name in ordered]
-    figure, panel = plt.subplots(figsize=(9, 1.4 + 0.42 * len(ordered)), layout="constrained")
+    figure = Figure((9, 1.4 + 0.42 * len(ordered)), layout="constrained")
+    panel = figure.subplots()
     bars = panel.barh(
         [rows[name]["title"] for name in ordered],
         values,
@@ -176,7 +174,6 @@ def draw(found: dict[str, Any], picture: Path) -> None:
     )
     panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(picture, dpi=110)
-    plt.close(figure)
 
 
 def said(row: dict[str, Any]) -> str:

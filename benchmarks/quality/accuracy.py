@@ -6,11 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from parotid_seg.files import write_text
 from parotid_seg.models import DEFAULT_MODEL
@@ -82,7 +79,8 @@ def draw_cases(names: list[str], result: Evaluation, scans: Path, references: Pa
     """For each case an axial and a coronal slice: reference white, prediction coloured."""
     rows, columns = 2 * -(-len(names) // CASES_A_ROW), min(CASES_A_ROW, len(names))
     size = (2.6 * columns, 2.7 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    figure = Figure(size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     for panel in axes.ravel():
         panel.axis("off")
     for index, name in enumerate(names):
@@ -105,7 +103,6 @@ def draw_cases(names: list[str], result: Evaluation, scans: Path, references: Pa
         dsc = " / ".join(f"{gland.dsc:.2f}" for gland in result.cases[name].labels.values())
         axial.set_title(f"{name}\nDSC {dsc}", fontsize=9)
     figure.savefig(picture, dpi=90)
-    plt.close(figure)
 
 
 def main() -> None:

@@ -44,8 +44,7 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.model_file import read_model, with_new_contract
-from parotid_seg.runtime.fit_calibration import LEAST_PATIENTS, calibrate
-from parotid_seg.runtime.fit_operating_range import operating_range
+from parotid_seg.runtime.fit_calibration import LEAST_PATIENTS, calibrate, operating_range
 from parotid_seg.runtime.segmentation.segment import segment_volume
 from parotid_seg.scan.nifti import read_mask, read_nifti
 from parotid_seg.scan.volume import Orientation, Volume

@@ -23,9 +23,9 @@ from slowed import Slowed
 
 from parotid_seg.bench.bench_options import BenchOptions
 from parotid_seg.bench.compare_results import SpeedComparison, compare_files
-from parotid_seg.bench.inputs import scans_for
 from parotid_seg.bench.measure import bench
 from parotid_seg.bench.result import Result
+from parotid_seg.bench.selection import scans_for
 from parotid_seg.bench.system_state import about_machine
 from parotid_seg.files import write_text
 from parotid_seg.models import DEFAULT_MODEL

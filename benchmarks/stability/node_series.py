@@ -26,10 +26,10 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from resources import held, write_counts
 
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.node.calling import RequestingAE
 from parotid_seg.node.ledger import DONE, FAILED, Ledger, short_hash
 from parotid_seg.node.listen_options import ListenOptions
 from parotid_seg.node.segmenting import segment_with
+from parotid_seg.node.send import RequestingAE
 from parotid_seg.node.server import listen
 from parotid_seg.node.work import Segmented
 from parotid_seg.runtime.engines.load import load_backend

@@ -8,11 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from scipy import stats
 from study import (
     ARMS,
@@ -220,9 +217,8 @@ def difference(better: Arm, worse: Arm, epochs: int, labelled: int) -> str:
 
 def draw(picture: Path) -> None:
     """Mean test DSC over labelled patients, a panel a budget; each training is a point, a line joins an arm's means."""
-    figure, panels = plt.subplots(
-        1, len(BUDGETS), figsize=(7 * len(BUDGETS), 5), layout="constrained", sharex=True, sharey=True
-    )
+    figure = Figure((7 * len(BUDGETS), 5), layout="constrained")
+    panels = figure.subplots(1, len(BUDGETS), sharex=True, sharey=True)
     for axes, epochs in zip(panels, BUDGETS, strict=True):
         for number, arm in enumerate(ARMS):
             found = {labelled: over_trainings(tested(*arm, epochs, labelled)) for labelled in sorted(LABELLED)}
@@ -240,7 +236,6 @@ def draw(picture: Path) -> None:
         axes.grid(alpha=0.3)
     panels[0].set(ylabel="mean test DSC of 40 patients; each point a training")
     figure.savefig(picture, dpi=100)
-    plt.close(figure)
 
 
 def report(page: Path, picture: Path) -> None:

@@ -67,9 +67,8 @@ def end_to_end(
     for number, (name, entry) in enumerate(list(turns.entries.items())):
         progress("scans alone", number, len(seconds))
         with turns.left_out_if_failing(name):
-            stages = running[name].ask(Child.stages, [scans[0], *_some(scans)], entry.best_size)[
-                1:
-            ]  # the first is to warm up
+            asked = [scans[0], *_some(scans)]  # the first is to warm up
+            _, *stages = running[name].ask(Child.stages, asked, entry.best_size)
             whole_s = float(np.mean([each.whole_s for each in stages]))
             stages_s = {stage: float(np.mean([each.seconds[stage] for each in stages])) for stage in STAGES}
             results[name] = EndToEnd(
@@ -94,6 +93,6 @@ def _copied(scans: Sequence[Scan], folder: Path) -> int:
     many = scans if len(scans) > SCANS_A_RUN else _some(scans)
     for number, scan in enumerate(many):
         for path in scan:
-            assert isinstance(path, Path)  # see `inputs.scans_for`
+            assert isinstance(path, Path)  # see `selection.scans_for`
             shutil.copyfile(path, folder / f"{number:04d}-{path.name}")
     return len(many)

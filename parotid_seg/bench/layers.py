@@ -32,7 +32,7 @@ from parotid_seg.runtime.engines.tensorrt.tensorrt_engine import TensorRtBackend
 from parotid_seg.scan.chunks import Inputs
 
 MODULE = re.compile(r"((?:to_grid|unet|from_grid)(?:\.\w+)*)/\w")
-"""A node is named <module>/<operator> by the export (`export.names`); engines add to names, and join several."""
+"""A node is named <module>/<operator> by the export (`export.onnx_file`); engines add to names, and join several."""
 FOLDED = re.compile(r"(?:unet\.)?((?:encoder\.layers|decoder)\.\d+|encoder\.\w+|\w+)")
 """The unit of the report: a stage of the encoder or the decoder, or a layer outside of them."""
 ENTRANCE, EXIT = "to_grid", "from_grid"

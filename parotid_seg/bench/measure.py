@@ -12,10 +12,10 @@ from parotid_seg.bench.bench_options import BenchOptions
 from parotid_seg.bench.child import Child
 from parotid_seg.bench.end_to_end import EndToEnd, end_to_end
 from parotid_seg.bench.engine_process import EngineProcess
-from parotid_seg.bench.inputs import MOST_SCANS, in_memory
 from parotid_seg.bench.mask_parity import EngineParity, Masks, compare, reference_masks
 from parotid_seg.bench.result import Result, Row, Speed
 from parotid_seg.bench.roofline import Peaks, measured_peaks, roofline
+from parotid_seg.bench.selection import MOST_SCANS, in_memory
 from parotid_seg.bench.stats import Latency
 from parotid_seg.bench.system_state import about_machine, remarks, system_state
 from parotid_seg.bench.turns import LAUNCHES, Job, MeasuredEngine, Progress, Turns

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
+from matplotlib.figure import Figure
 
 from parotid_seg.bench.result import Result
 from parotid_seg.bench.scan_stages import STAGES
 from parotid_seg.files import atomic_write
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 COLOURS = {
     "read": "#4477aa",
@@ -28,7 +25,8 @@ WIDEST_LABEL = 0.06
 
 def draw(result: Result, path: Path) -> None:
     """Draw both panels. Raises OutputError if the file cannot be written."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.8), layout="constrained")
+    figure = Figure((13, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for number, row in enumerate(result.rows):
         times = [speed.real.p50 for speed in row.speeds]
         rates = [speed.slices_a_second for speed in row.speeds]
@@ -63,4 +61,3 @@ def draw(result: Result, path: Path) -> None:
     figure.suptitle(f"{result.model['file']} on {result.machine['processor']}, {result.machine['cores']} cores")
     with atomic_write(path) as partial:
         figure.savefig(partial, dpi=110, format="png")
-    plt.close(figure)

@@ -38,6 +38,7 @@ def _about(result: Result) -> str:
 
 
 def _speeds(result: Result) -> list[str]:
+    transfer_ms = min(best_transfer_ms(speed.transfers_ms) for row in result.rows for speed in row.speeds)
     on_gpu = any(speed.gpu_mib is not None for row in result.rows for speed in row.speeds)
     head = ["engine", "batch", "slices/s", "ms a batch", "± %", "undisturbed"]
     head += ["latency p50", "p90", "p95", "p99", "of", "noise p50", "MiB"]
@@ -68,7 +69,7 @@ def _speeds(result: Result) -> list[str]:
         "",
         "A batch of slices, from memory to labels in memory. slices/s and ms a batch: throughput, with as many batches "
         "under way as the engine takes; the median of the rounds in which the machine was undisturbed (their share is "
-        f"given; a transfer between its cores took {_best_transfer_ms(result):.2f} ms then, see docs/bench.md), of all "
+        f"given; a transfer between its cores took {transfer_ms:.2f} ms then, see docs/bench.md), of all "
         "rounds if these were too few. "
         "± is half its 95 % interval, which a single launch does not give. Latency p50 to p99, in ms: of so many "
         "batches, one at a time, whatever the machine did; they and the throughput were measured at different moments, "
@@ -77,10 +78,6 @@ def _speeds(result: Result) -> list[str]:
         "Masks: changed voxels of the scan that differs most from the model file on onnxruntime.",
         "",
     ]
-
-
-def _best_transfer_ms(result: Result) -> float:
-    return min(best_transfer_ms(speed.transfers_ms) for row in result.rows for speed in row.speeds)
 
 
 def _ends(result: Result) -> list[str]:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 from parotid_seg.bench.child import Child, Round, Started
 from parotid_seg.bench.engine_process import EngineProcess
-from parotid_seg.bench.inputs import noise_like, rotation
 from parotid_seg.bench.machine_probe import MachineProbe, best_transfer_ms, undisturbed_median, undisturbed_rounds
+from parotid_seg.bench.selection import noise_like, rotation
 from parotid_seg.bench.stats import median_spread
 from parotid_seg.bench.system_state import gpu_memory_mib
 from parotid_seg.contract import Contract

@@ -38,9 +38,8 @@ def bench(
     if out is None:
         raise UsageError("Missing option '--out'.")
     with one_line_errors(), extra("bench"), following(quiet) as line:
-        from parotid_seg.bench.inputs import scans_for
         from parotid_seg.bench.measure import bench as run
-        from parotid_seg.bench.selection import select_engines
+        from parotid_seg.bench.selection import scans_for, select_engines
         from parotid_seg.bench.speed_chart import draw
         from parotid_seg.bench.text_report import report
         from parotid_seg.export.build_engine import runnable

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from parotid_seg.files import visible
@@ -187,7 +188,7 @@ def print_comparison(result: ComparisonRecord, *, every_figure: bool) -> None:
     console = _console(every_figure)
     lines = (f"A: {result.a}", f"B: {result.b}", f"references: {result.references}", result.verdict)
     for line in lines:
-        console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
+        _print_line(console, line)
     table = Table("structure", "figure (which is better)", "A", "B", "B - A", "95 % interval", "patients", "better")
     order = from_the_right(dict.fromkeys(each.structure for each in result.differences))
     for each in sorted(result.differences, key=lambda each: order.index(each.structure)):
@@ -216,10 +217,7 @@ def print_commission(record: CommissionRecord, out: Path) -> None:
     from parotid_seg.commission.report_page import limit_in_words, trained_on, verdict_in_words
 
     console = _console(False)
-
-    def say(text: str) -> None:
-        console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
-
+    say = partial(_print_line, console)
     table = Table("figure", "limit", "found (95 % interval)", "patients", "verdict")
     for each in record.limits:
         verdict = "met" if each.met else "MISSED"
@@ -251,6 +249,10 @@ def _console(wide: bool) -> Console:
     return Console(width=None if sys.stdout.isatty() else WIDE if wide else WIDTH)
 
 
+def _print_line(console: Console, text: str) -> None:
+    console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
+
+
 def _table_of_cases(result: Evaluation) -> Table:
     from rich.table import Table
 
@@ -280,6 +282,6 @@ def _number(figure: str, number: float | None) -> str:
 
 def _print_notes(console: Console, notes: Iterable[str], every_figure: bool) -> None:
     for note in notes:
-        console.print(f"note: {visible(note)}", markup=False, highlight=False, soft_wrap=True)
+        _print_line(console, f"note: {note}")
     if not every_figure:
         console.print("all figures: --all, --out", highlight=False)

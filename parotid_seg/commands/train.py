@@ -39,7 +39,7 @@ def train(
     started = time.monotonic()
 
     def advice() -> str:
-        from parotid_seg.train.settings import resume_advice
+        from parotid_seg.train.time_limit import resume_advice
 
         return resume_advice(out)
 

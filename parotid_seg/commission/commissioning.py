@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from parotid_seg.commission.choice import advice, equality
 from parotid_seg.commission.conditions import conditions_of
 from parotid_seg.commission.drift import EXAMPLE, MASKS, Earlier, Made, compare_with, lowest_dsc, newest, set_aside
 from parotid_seg.commission.expected import expected_record, glands_in
@@ -27,7 +26,7 @@ from parotid_seg.commission.record import (
     PatientsRecord,
     read_commission,
 )
-from parotid_seg.commission.trained_on import Hashes, model_record
+from parotid_seg.commission.tested_models import Hashes, advice, equality, model_record
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, OutputError
 from parotid_seg.files import hash_file, is_real_file, is_taken, make_folder
@@ -262,10 +261,8 @@ def _segmented(order: Order, model: RunnableModel, folder: str, say: Say, progre
     say(f"{model.name} segments {counted(len(chosen.patients), 'patient')}")
     with closing(model.executor()) as executor:
         _check_channels(executor.contract, chosen)
-        options = replace(order.options, pictures=False, report=False)
         scans = [each.scan for each in chosen.patients.values()]
-        infer_at(executor, scans, out, options, model_name=Path(model.name).name, say=say, progress=progress)
-    results = read_results(out / RESULTS)
+        results = _results(executor, scans, out, order.options, model, progress, say)
     by_scan = {Path(case.scan.source).resolve(): case for case in results.cases}
     found = {name: by_scan.get(each.scan.resolve()) for name, each in chosen.patients.items()}
     cases = {name: case for name, case in found.items() if case and case.status == "done"}
@@ -273,6 +270,21 @@ def _segmented(order: Order, model: RunnableModel, folder: str, say: Say, progre
     if not cases:
         raise InputError(f"no patient has a mask; the first: {next(iter(failed.values()))}", path=chosen.data)
     return Masks(out, results, cases, failed)
+
+
+def _results(
+    executor: Executor,
+    scans: Sequence[Path],
+    out: Path,
+    options: InferOptions,
+    model: RunnableModel,
+    progress: Progress,
+    say: Say = lambda _: None,
+) -> Results:
+    """What `infer` makes of some scans, without pictures."""
+    options, name = replace(options, pictures=False, report=False), Path(model.name).name
+    infer_at(executor, scans, out, options, model_name=name, say=say, progress=progress)
+    return read_results(out / RESULTS)
 
 
 def _check_channels(contract: Contract, chosen: Chosen) -> None:
@@ -297,11 +309,8 @@ def _example(order: Order, contract: Contract, say: Say, progress: Progress) -> 
     say("the packaged example scan, for constancy")
     out = order.out / EXAMPLE
     with closing(order.model.executor()) as executor:
-        options = replace(order.options, pictures=False, report=False)
-        infer_at(executor, [scan], out, options, model_name=Path(order.model.name).name, progress=progress)
-    case = next(
-        each for each in read_results(out / RESULTS).cases if Path(each.scan.source).resolve() == scan.resolve()
-    )
+        cases = _results(executor, [scan], out, order.options, order.model, progress).cases
+    case = next(each for each in cases if Path(each.scan.source).resolve() == scan.resolve())
     if case.status == "failed":
         say(f"note: the packaged example has no mask: {case.reason}")
         return None

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from parotid_seg.commission.record import ConditionChange
 from parotid_seg.contract import Contract
 from parotid_seg.runtime.engines.gpu import driver_version, find_gpus
-from parotid_seg.runtime.pipeline.rules import RULES_VERSION
 from parotid_seg.runtime.report.results import Results
-from parotid_seg.runtime.segmentation.segmentation_options import SegmentationOptions
+from parotid_seg.runtime.segmentation.segmentation_options import RULES_VERSION, SegmentationOptions
 from parotid_seg.system import cpu_name
 
 PACKAGE = "package "

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from parotid_seg.commission.record import FaultKind, FaultRecord
 from parotid_seg.metrics import bootstrap_mean, dice
 from parotid_seg.runtime.compare import paired_confidence
-from parotid_seg.runtime.exchanged import dsc_of_sides, exchanged_in
+from parotid_seg.runtime.evaluation import dsc_of_sides, exchanged_in
 from parotid_seg.scan.components import label_boxes
 from parotid_seg.scan.labels import plain_name
 from parotid_seg.scan.volume import Mask

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.errors import InputError, RecordError
+from parotid_seg.errors import InputError
 from parotid_seg.files import exists
 from parotid_seg.records import read_record
 from parotid_seg.scan.label_set import DESCRIPTION, channel_names, data_folder
@@ -143,10 +143,7 @@ def _files(folder: Path) -> list[Path]:
 def _splits(path: Path) -> dict[str, list[str]]:
     if not exists(path):
         return {}
-    try:
-        splits = read_record(path, dict[str, list[str]])
-    except RecordError as error:
-        raise InputError(f"{error.reason}; expected lists of patients by name", path=path) from error
+    splits = read_record(path, dict[str, list[str]], expected="lists of patients by name")
     if twice := sorted({name for name in splits.get(TEST, []) if splits[TEST].count(name) > 1}):
         raise InputError(f"{TEST}: found {some_of(twice)} more than once, expected each once", path=path)
     return splits

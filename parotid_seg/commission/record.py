@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from parotid_seg.errors import InputError, OptionError, RecordError
+from parotid_seg.errors import OptionError
 from parotid_seg.files import exists
 from parotid_seg.records import Record, is_plain_name, read_record
 from parotid_seg.runtime.compare import ComparisonRecord
@@ -293,9 +293,8 @@ def read_commission(place: Path) -> tuple[CommissionRecord, Path]:
         InputError: if it is no such record.
     """
     path = place / NAME if place.is_dir() else place
+    expected = f"the {NAME} of an earlier commissioning"
     if not exists(path):
-        raise OptionError(f"no such file, expected the {NAME} of an earlier commissioning", path=path)
-    try:
-        return read_record(path, CommissionRecord, version=SCHEMA_VERSION, most_bytes=MOST_BYTES), path
-    except RecordError as error:
-        raise InputError(f"{error.reason}; expected the {NAME} of an earlier commissioning", path=path) from error
+        raise OptionError(f"no such file, expected {expected}", path=path)
+    record = read_record(path, CommissionRecord, version=SCHEMA_VERSION, most_bytes=MOST_BYTES, expected=expected)
+    return record, path

@@ -17,7 +17,7 @@ from parotid_seg.commission.expected import in_words as expected_in_words
 from parotid_seg.commission.labelled import Chosen
 from parotid_seg.commission.limits import FEW, LIMITS
 from parotid_seg.commission.record import CommissionRecord, LimitRecord
-from parotid_seg.commission.trained_on import in_words as in_words_of
+from parotid_seg.commission.tested_models import in_words as in_words_of
 from parotid_seg.files import visible, write_text
 from parotid_seg.runtime.compare import LOWER_IS_BETTER
 from parotid_seg.runtime.label_match import match_labels

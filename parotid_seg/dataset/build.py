@@ -13,8 +13,16 @@ from pathlib import Path
 
 from parotid_seg.dataset.cases import ENDING, Making
 from parotid_seg.dataset.dataset_options import DEFAULTS, DataSetOptions
-from parotid_seg.dataset.find_scans import MODALITY, CandidateScan, Wanted, find_candidates
-from parotid_seg.dataset.left_out import FILE, SERIES, NotUsed, write_left_out
+from parotid_seg.dataset.find_scans import (
+    FILE,
+    MODALITY,
+    SERIES,
+    CandidateScan,
+    NotUsed,
+    Wanted,
+    find_candidates,
+    write_left_out,
+)
 from parotid_seg.dataset.private import ABSENT, LABELLED, UNLABELLED, DataSetCase, Private, opened, write_cases
 from parotid_seg.dataset.roi_names import RoiNames, read_names
 from parotid_seg.dataset.splits import (

@@ -11,12 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from parotid_seg.dataset.contoured import Contoured
-from parotid_seg.dataset.convert import canonical, check_sides, draw, unusual_volumes, write_volume
-from parotid_seg.dataset.find_scans import MODALITY, CandidateScan
-from parotid_seg.dataset.left_out import SERIES, STRUCTURES, NotUsed
+from parotid_seg.dataset.convert import canonical, check_sides, draw, unusual_volumes
+from parotid_seg.dataset.find_scans import MODALITY, SERIES, STRUCTURES, CandidateScan, NotUsed
 from parotid_seg.dataset.private import FOLDERS, LABELLED, UNLABELLED, DataSetCase, Private
 from parotid_seg.dataset.splits import TRAIN
+from parotid_seg.dataset.structures import Contoured
 from parotid_seg.dicom.read.series_volume import read_series
 from parotid_seg.errors import OutputError, ScanError
 from parotid_seg.files import make_folder_in
@@ -24,7 +23,7 @@ from parotid_seg.flags import Flag
 from parotid_seg.runtime.pipeline.apart import with_care
 from parotid_seg.runtime.report.flag_text import sentence
 from parotid_seg.scan.ct.slice_order import misfits
-from parotid_seg.scan.nifti import NiftiScan
+from parotid_seg.scan.nifti import NiftiScan, write_volume
 
 ENDING = ".nii.gz"
 FORMAT = 3

@@ -1,35 +1,46 @@
-"""One case: contours become labels on the scan's voxels, both become NIfTI files."""
+"""One case: contours become labels on the scan's voxels, both become NIfTI files.
+
+If only every second or third slice is contoured, the structure continues on the slices between, but a planning system
+exports no contours there unless it interpolates. These slices are filled from the nearest contoured slices on both
+sides, by the mean of both shapes' signed distances, weighted by proximity (Raya and Udupa, IEEE TMI 9, 1990).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from parotid_seg.dataset.contoured import Contoured
-from parotid_seg.dataset.gaps import without_gaps
+from parotid_seg.dataset.structures import Contoured
+from parotid_seg.dicom.contours import filled, outlines
 from parotid_seg.dicom.read.rt_read import read_rtstruct
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import ScanError
-from parotid_seg.files import write_bytes
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.scan.geometry import header_in_place
 from parotid_seg.scan.grid import body_centre
 from parotid_seg.scan.labels import is_usual_volume, mirrored_labels, plain_name, side_of
-from parotid_seg.scan.nifti import NiftiScan, packed
-from parotid_seg.scan.volume import Mask, Voxels
+from parotid_seg.scan.nifti import NiftiScan
+from parotid_seg.scan.volume import Mask
 
 TISSUE_HU = np.array([[-200.0, 300.0]], np.float32)
+LARGEST_GAP_MM = 10.0
+"""Most mm between two contoured slices. Parotid glands of OpenKBP reduced to slices 5, 7.5 and 10 mm apart and filled
+again have a mean DSC of 0.96, 0.93 and 0.91 with the complete contours; at 12.5 and 20 mm 0.89 and 0.83."""
+ROUNDING = 1.001
+FINE = 4
+"""Steps per voxel side in which distances are measured."""
 
 
 def draw(contoured: Contoured, series: Series, labels: Sequence[str]) -> tuple[Mask, tuple[Flag, ...]]:
     """Labels of a structure set on a series' voxels, and flags on them.
 
-    Slices without contours between a structure's ends are filled, see `gaps`. Where ROIs overlap, the later label gets
-    the voxel, and a flag reports it.
+    Slices without contours between a structure's ends are filled, see `without_gaps`. Where ROIs overlap, the later
+    label gets the voxel, and a flag reports it.
 
     Args:
         contoured: the ROI of each label, at most one each.
@@ -114,22 +125,72 @@ def check_sides(mask: Mask, labels: Sequence[str], scan: NiftiScan, path: Path) 
             raise ScanError(f"{names[value]} lies on the wrong side of {what}: left and right are swapped", path=path)
 
 
-def write_volume(voxels: Voxels | Mask, scan: NiftiScan, path: Path) -> None:
-    """Write voxels with the scan's geometry; nothing else of the scan's header is in the file.
-
-    Args:
-        voxels: (D, H, W) in canonical order.
-        scan: gives the file's shape and affine.
-        path: the file to make (.nii.gz).
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
-    header = header_in_place(scan.header, scan.geometry, voxels.dtype)
-    stored = scan.volume.orientation.to_storage(np.asarray(voxels)).reshape(scan.header.get_data_shape())
-    write_bytes(packed(scan.image_class(stored, None, header)), path)
-
-
 def _middle_column(inside: NDArray[np.bool_]) -> float:
     profile = inside.sum(axis=(0, 1))
     return float(profile @ np.arange(len(profile)) / profile.sum())
+
+
+def without_gaps(
+    inside: NDArray[np.bool_], spacing_mm: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], tuple[Flag, ...]]:
+    """A structure with its missing slices filled, and flags with their number.
+
+    Slices between two pieces that do not overlap in the plane stay empty, with a flag.
+
+    Args:
+        inside: (slices, rows, columns).
+        spacing_mm: distances of slices, rows and columns.
+
+    Raises:
+        ScanError: if the structure has no voxel, or two contoured slices are more than `LARGEST_GAP_MM` apart.
+    """
+    shown = np.flatnonzero(inside.any(axis=(1, 2)))
+    if not len(shown):
+        raise ScanError("its contours enclose no voxel of the scan")
+    filled, filled_in, between, span = inside.copy(), 0, 0, int(shown[-1] - shown[0]) + 1
+    for before, after in pairwise(map(int, shown)):
+        missing, apart_mm = after - before - 1, (after - before) * float(spacing_mm[0])
+        if not missing:
+            continue
+        if not (inside[before] & inside[after]).any():
+            between += missing
+        elif apart_mm > LARGEST_GAP_MM * ROUNDING:
+            raise ScanError(
+                f"no contour on {missing} slices in a row between its ends ({len(shown)} of {span} have one): "
+                f"found contours {apart_mm:.1f} mm apart, expected at most {LARGEST_GAP_MM:g}"
+            )
+        else:
+            filled_in += missing
+            filled[before + 1 : after] = _between(inside[before], inside[after], missing, spacing_mm[1:])
+    flags = (
+        Flag(FlagCode.SLICES_INTERPOLATED, value=filled_in, detail=str(span)),
+        Flag(FlagCode.SLICES_BETWEEN_PIECES, value=between),
+    )
+    return filled, tuple(flag for flag in flags if flag.value)
+
+
+def _between(
+    first: NDArray[np.bool_], last: NDArray[np.bool_], count: int, spacing_mm: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """The shapes between two slices (count, rows, columns)."""
+    places = np.argwhere(first | last)
+    low, high = np.maximum(places.min(axis=0) - 1, 0), places.max(axis=0) + 2
+    window = (slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1])))
+    one, other = (_signed_mm(each[window], spacing_mm) for each in (first, last))
+    shapes = np.zeros((count, *first.shape), dtype=np.bool_)
+    for number in range(count):
+        share = (number + 1) / (count + 1)
+        shapes[number][window] = (1.0 - share) * one + share * other > 0.0
+    return shapes
+
+
+def _signed_mm(inside: NDArray[np.bool_], spacing_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance of each voxel to the outline in mm, positive inside."""
+    rows, columns = inside.shape
+    fine = filled([(points + 0.5) * FINE - 0.5 for points in outlines(inside)], rows * FINE, columns * FINE)
+    sides = spacing_mm / FINE
+    outside = np.pad(~fine, 1, constant_values=True)
+    inner = ndimage.distance_transform_edt(~outside, sampling=sides)
+    outer = ndimage.distance_transform_edt(outside, sampling=sides)
+    signed = (inner - outer)[1:-1, 1:-1]
+    return np.asarray(signed.reshape(rows, FINE, columns, FINE).mean(axis=(1, 3)))

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from parotid_seg.errors import InputError, OptionError, RecordError
+from parotid_seg.errors import InputError, OptionError
 from parotid_seg.files import locked, make_folder, remove_orphans
 from parotid_seg.flags import Flag
 from parotid_seg.records import read_record, write_record
@@ -181,10 +181,7 @@ def _read(folder: Path) -> Private:
     path = folder / STATE
     if not path.exists():
         return Private(folder)
-    try:
-        state = read_record(path, _State, version=VERSION)
-    except RecordError as error:
-        raise InputError(f"{error.reason}; expected the state that a run left", path=path) from error
+    state = read_record(path, _State, version=VERSION, expected="the state that a run left")
     return Private(folder, state.salt, state.labels, {case.name: case for case in state.cases}, state.lists)
 
 

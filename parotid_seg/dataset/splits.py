@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from parotid_seg.errors import InputError, OptionError, RecordError
+from parotid_seg.errors import InputError, OptionError
 from parotid_seg.records import read_record
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -27,11 +27,8 @@ def read_splits(path: Path) -> Splits:
     """
     if not path.exists():
         return {}
-    try:
-        return read_record(path, Splits)
-    except RecordError as error:
-        expected = "expected lists of cases by name, as in {'train': [...], 'validation': [...]}"
-        raise InputError(f"{error.reason}; {expected}", path=path) from error
+    expected = "lists of cases by name, as in {'train': [...], 'validation': [...]}"
+    return read_record(path, Splits, expected=expected)
 
 
 def roles_of(patients: Mapping[str, str], splits: Splits) -> dict[str, str]:

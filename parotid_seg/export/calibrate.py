@@ -7,14 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from parotid_seg.calibration import Calibration
+from parotid_seg.calibration import Calibration, OperatingRange
 from parotid_seg.contract import Contract
 from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.export.parity import contour_of, scans_in, torch_labels
-from parotid_seg.operating_range import OperatingRange
-from parotid_seg.runtime.exchanged import dsc_of_sides, exchanged_in
-from parotid_seg.runtime.fit_calibration import LEAST_GLANDS, LEAST_PATIENTS, Gland, calibrate, glands_of
-from parotid_seg.runtime.fit_operating_range import SeenPatient, operating_range, seen_patient
+from parotid_seg.runtime.evaluation import dsc_of_sides, exchanged_in
+from parotid_seg.runtime.fit_calibration import (
+    LEAST_GLANDS,
+    LEAST_PATIENTS,
+    Gland,
+    SeenPatient,
+    calibrate,
+    glands_of,
+    operating_range,
+    seen_patient,
+)
 from parotid_seg.runtime.label_match import Contours
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.scan.components import clean_labels

@@ -1,23 +1,24 @@
 """Converts a checkpoint to one self-describing ONNX file: raw intensities in, labels out, the contract in its
-metadata."""
+metadata. Nodes and values are named after their modules, so that a profile can be read."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import hashlib
 import io
 import logging
 import warnings
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from parotid_seg.contract import FREE, INPUT_SPECS, METADATA_KEY, Contract, Grid, model_sizes
-from parotid_seg.export.names import name_after_modules
 from parotid_seg.export.window_order import in_window_order
 from parotid_seg.runtime.engines.model_file import graph_hash, sealed
 from parotid_seg.scan.intensity import fixed_windows
@@ -27,6 +28,8 @@ from parotid_seg.train.network import ParotidNet
 OPSET = 20
 SMALLEST_HALVED = 256
 """Weights with fewer values (norms, biases) stay FP32: halving them saves little, and they have the widest range."""
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Metadata of torch's exporter with the modules around a node, from the outermost inwards, and the traced operation."""
 
 
 def to_onnx(checkpoint: Checkpoint, *, probabilities: bool = False) -> tuple[onnx.ModelProto, Contract]:
@@ -134,3 +137,48 @@ def halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         del items[:]
         items.extend(new)
     return halved
+
+
+def name_after_modules(model: ModelProto, parameters: Collection[str]) -> None:
+    """Rename every node, value and constant of a graph fresh from torch's exporter, in place.
+
+    A node becomes `<module>/<operator>`, with a number where a module has several; its output has the node's name. A
+    constant that the exporter made from a module's weight by transposing it becomes `<module>.weight.T`; any other has
+    the name of the first node that takes it. Inputs, outputs and weights keep theirs.
+
+    Args:
+        model: still with the exporter's metadata.
+        parameters: the module's own names of weights.
+    """
+    graph = model.graph
+    fixed_names = {value.name for value in (*graph.input, *graph.output)} | {""}
+    constants = {weight.name: weight for weight in graph.initializer if weight.name not in parameters}
+    new: dict[str, str] = {}
+    uses = Counter[str]()
+    for node in graph.node:
+        module = _module(node)
+        node.name = _numbered(f"{module}/{node.op_type}" if module else node.op_type, uses)
+        for index, value in enumerate(node.output):
+            if value not in fixed_names:
+                new[value] = f"{node.name}:{index}" if index else node.name
+        for value in node.input:
+            if value in constants and value not in new:
+                weight = f"{module}.weight"
+                linear = weight in parameters and numpy_helper.to_array(constants[value]).ndim == 2
+                new[value] = _numbered(f"{weight}.T" if linear else f"{node.name}.constant", uses)
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [new.get(name, name) for name in names]
+    for item in (*graph.initializer, *graph.value_info):
+        item.name = new.get(item.name, item.name)
+
+
+def _module(node: NodeProto) -> str:
+    noted = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
+    scopes: list[str] = ast.literal_eval(noted)[:-1]
+    return scopes[-1] if scopes and not scopes[-1].startswith("_") else ""
+
+
+def _numbered(name: str, uses: Counter[str]) -> str:
+    uses[name] += 1
+    return name if uses[name] == 1 else f"{name}_{uses[name]}"

@@ -22,6 +22,7 @@ from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.runtime.tolerance import MaskDifference, Tolerance, difference
 from parotid_seg.scan.chunks import Inputs, chunks, segmented
 from parotid_seg.scan.intensity import Windows, in_windows
+from parotid_seg.scan.other_formats import image_name
 from parotid_seg.scan.volume import Mask, Volume, Voxels
 from parotid_seg.train.network import ParotidNet
 
@@ -133,14 +134,9 @@ class Parity:
         """
         rows = []
         for number, comparison in enumerate(self.comparisons):
-            sizes = (
-                dict.fromkeys((self.batch.min, self.batch.opt, self.batch.max))
-                if number == 0
-                else {self.batch.opt: None}
-            )
-            for batch_size in sizes:
-                labels = self._segmented(run, comparison, batch_size)
-                row = compare(comparison, labels, batch_size, len(self.contract.labels))
+            sizes = (self.batch.min, self.batch.opt, self.batch.max) if number == 0 else (self.batch.opt,)
+            for batch_size in dict.fromkeys(sizes):
+                row = self._compared(run, comparison, batch_size)
                 if scores is not None and number == 0 and batch_size == self.batch.opt:
                     row = replace(row, not_finite=self._not_finite(scores, comparison))
                 rows.append(row.judged(gate))
@@ -148,19 +144,17 @@ class Parity:
 
     def quick(self, run: Run, gate: Tolerance) -> ScanParity:
         """The first scan at the usual batch size only, to choose between many exports."""
-        row = compare(
-            self.comparisons[0],
-            self._segmented(run, self.comparisons[0], self.batch.opt),
-            self.batch.opt,
-            len(self.contract.labels),
-        )
-        return row.judged(gate)
+        return self._compared(run, self.comparisons[0], self.batch.opt).judged(gate)
 
     def labels_of(self, run: Run, row: ScanParity) -> tuple[ComparedScan, Mask]:
         """A compared scan again with the export's labels, to show where they differ."""
         same = (each for each in self.comparisons if (each.scan, each.volume.shape) == (row.scan, row.size))
         comparison = next(same)
         return comparison, self._segmented(run, comparison, row.batch_size)
+
+    def _compared(self, run: Run, comparison: ComparedScan, batch_size: int) -> ScanParity:
+        labels = self._segmented(run, comparison, batch_size)
+        return compare(comparison, labels, batch_size, len(self.contract.labels))
 
     def _segmented(self, run: Run, comparison: ComparedScan, batch_size: int) -> Mask:
         return segmented(comparison.volume, comparison.windows, self.contract.grid, batch_size, run)
@@ -194,9 +188,9 @@ def contour_of(scan: Path) -> Path | None:
     """The contour that belongs to a scan in nnU-Net's raw layout, if there is one."""
     if not scan.parent.name.startswith("imagesT"):
         return None
-    ending = "".join(scan.suffixes[-2:]) if scan.name.endswith(".nii.gz") else scan.suffix
-    case = scan.name.removesuffix(ending).removesuffix("_0000")
-    path = scan.parent.with_name(scan.parent.name.replace("images", "labels")) / f"{case}{ending}"
+    name = image_name(scan)
+    contour = f"{name.removesuffix('_0000')}{scan.name.removeprefix(name)}"
+    path = scan.parent.with_name(scan.parent.name.replace("images", "labels")) / contour
     return path if path.is_file() else None
 
 

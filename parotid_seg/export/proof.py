@@ -1,4 +1,4 @@
-"""The verification of a candidate against the trained model: masks compared, multiply-adds counted."""
+"""The verification of a candidate against the trained model: masks compared and drawn, multiply-adds counted."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
 from parotid_seg.export.candidates import ExportCandidate, scores_of
 from parotid_seg.export.ops_by_dtype import OpsByDtype, of_graph, of_run
 from parotid_seg.export.parity import Parity, Run, ScanParity
-from parotid_seg.export.picture import draw_difference
-from parotid_seg.files import scratch_folder
+from parotid_seg.files import atomic_write, scratch_folder
 from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.tolerance import GATES
+from parotid_seg.scan.intensity import Windows
+from parotid_seg.scan.volume import Mask, Volume
 
 LEAST_SHARE = 0.9
 """Least share of the network's multiply-adds in the requested type; resampling may stay in FP32."""
@@ -28,6 +34,9 @@ ADVICE = {
     "fp16": "; try --precision fp32",
 }
 """Advice if a precision fails."""
+MOST_SLICES = 6
+MARGIN_MM = 15.0
+"""Margin around the structures, to which the picture is cropped."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,7 @@ def draw_failure(proof: Proof, content: bytes, parity: Parity, path: Path) -> No
     with _loaded(content) as run:
         comparison, labels = parity.labels_of(run, proof.worst)
     title = f"{proof.precision}: {proof.worst}"
-    draw_difference(comparison.volume, comparison.windows, comparison.expected, labels, title, path)
+    _draw_difference(comparison.volume, comparison.windows, comparison.expected, labels, title, path)
 
 
 @contextmanager
@@ -140,3 +149,39 @@ def _loaded(content: bytes) -> Iterator[Run]:
         path = folder / "candidate.onnx"
         path.write_bytes(content)
         yield partial(labels_of, load_backend(path, "onnxruntime", "cpu", allow_unverified=True))
+
+
+def _draw_difference(volume: Volume, windows: Windows, expected: Mask, found: Mask, title: str, path: Path) -> None:
+    """Write a PNG: trained model's outline white, export's orange, changed voxels red. Raises OutputError."""
+    changed = np.count_nonzero(expected != found, axis=(1, 2))
+    order = np.argsort(changed)[::-1][:MOST_SLICES]
+    shown = np.sort(order[changed[order] > 0])
+    low, high = map(float, windows[0])
+    rows, columns = (
+        _span((expected[shown] > 0) | (found[shown] > 0), axis, volume.spacing_mm[axis]) for axis in (1, 2)
+    )
+    figure = Figure((12, 6.0), layout="constrained")
+    panels = figure.subplots(2, MOST_SLICES // 2)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    for axes, index in zip(panels.flat, shown, strict=False):
+        aspect = volume.spacing_mm[1] / volume.spacing_mm[2]
+        axes.imshow(volume.voxels[0, index], cmap="gray", vmin=low, vmax=high, aspect=aspect)
+        differs = np.ma.masked_equal(expected[index] != found[index], False)
+        axes.imshow(differs, cmap=ListedColormap(["red"]), aspect=aspect, alpha=0.8, interpolation="nearest")
+        for mask, colour in ((expected[index] > 0, "white"), (found[index] > 0, "orange")):
+            if mask.any():
+                axes.contour(mask, [0.5], colors=colour, linewidths=0.9)
+        axes.set(xlim=columns, ylim=rows[::-1])
+        axes.set_title(f"slice {index}: {changed[index]} voxels changed", fontsize=10)
+    figure.suptitle(f"{title}\ntrained model white, export orange, changed red", fontsize=11)
+    with atomic_write(path) as partial:
+        figure.savefig(partial, dpi=90, format="png")
+
+
+def _span(shown: NDArray[np.bool_], axis: int, spacing_mm: float) -> tuple[float, float]:
+    """First and last position of the shown structures along an axis, with a margin and within the scan."""
+    where = np.flatnonzero(shown.any(axis=tuple({0, 1, 2} - {axis})))
+    margin, last = MARGIN_MM / spacing_mm, shown.shape[axis] - 1
+    first, stop = (where[0], where[-1]) if where.size else (0, last)
+    return max(-0.5, first - margin), min(last + 0.5, stop + margin)

@@ -19,11 +19,10 @@ from parotid_seg.errors import ModelError, OptionError
 from parotid_seg.export.build_engine import Progress, build_engine, ready_to_build
 from parotid_seg.export.calibrate import calibrated_on
 from parotid_seg.export.candidates import ExportCandidate, fastest, make
-from parotid_seg.export.engine_layers import describe_network
 from parotid_seg.export.engine_proof import prove_engine
 from parotid_seg.export.export_options import AUTO, DEVICES, NONE, ExportOptions
 from parotid_seg.export.onnx_file import halve_weights, to_onnx, with_contract
-from parotid_seg.export.ops_by_dtype import of_layers, work_of
+from parotid_seg.export.ops_by_dtype import describe_network, of_layers, work_of
 from parotid_seg.export.parity import Parity, scans_in
 from parotid_seg.export.proof import COMPUTED_ON_THE_CPU, LEAST_SHARE, Proof, draw_failure, prove
 from parotid_seg.export.triton.model_config import Serving

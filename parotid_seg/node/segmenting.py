@@ -12,10 +12,9 @@ from parotid_seg.node.work import Segment, Segmented
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.formats.mask_formats import FORMATS, RTSTRUCT
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
-from parotid_seg.runtime.pipeline.rules import determined_by
 from parotid_seg.runtime.pipeline.run import Outcome, infer
 from parotid_seg.runtime.report.flag_text import sentence
-from parotid_seg.runtime.segmentation.segmentation_options import DEFAULTS, SegmentationOptions
+from parotid_seg.runtime.segmentation.segmentation_options import DEFAULTS, SegmentationOptions, determined_by
 
 
 def segment_with(backend: Backend, segmentation: SegmentationOptions = DEFAULTS) -> Segment:

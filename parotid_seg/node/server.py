@@ -53,17 +53,13 @@ def listen(
         OutputError: before anything is received, if the folder cannot be written to, or another node uses it.
     """
     with _private():
-        return _listen(options, segment, settings, say, stop)
-
-
-def _listen(options: ListenOptions, segment: Segment, settings: str, say: Say, stop: threading.Event | None) -> int:
-    make_folder(options.out)
-    with locked(options.out / ".lock", options.out), warnings.catch_warnings(), _Signals() as signals:
-        warnings.simplefilter("ignore")  # pydicom's warnings contain data from files
-        node = _Node(options, segment, settings, _careful(say))
-        with contextlib.suppress(KeyboardInterrupt):  # a second signal
-            node.run(lambda: signals.received or (stop is not None and stop.is_set()))
-        return 130 if signals.number == signal.SIGINT else 0
+        make_folder(options.out)
+        with locked(options.out / ".lock", options.out), warnings.catch_warnings(), _Signals() as signals:
+            warnings.simplefilter("ignore")  # pydicom's warnings contain data from files
+            node = _Node(options, segment, settings, _careful(say))
+            with contextlib.suppress(KeyboardInterrupt):  # a second signal
+                node.run(lambda: signals.number != 0 or (stop is not None and stop.is_set()))
+            return 130 if signals.number == signal.SIGINT else 0
 
 
 @contextlib.contextmanager
@@ -171,10 +167,6 @@ class _Signals:
     def __init__(self) -> None:
         self.number = 0
         self._before: dict[int, object] = {}
-
-    @property
-    def received(self) -> bool:
-        return self.number != 0
 
     def __enter__(self) -> _Signals:
         if threading.current_thread() is threading.main_thread():

@@ -14,18 +14,7 @@ from pathlib import Path
 from parotid_seg.errors import EXHAUSTED, MachineError, OutputError, ParotidSegError
 from parotid_seg.files import NO_ROOM, make_folder, remove_orphans
 from parotid_seg.node.inbox import Inbox
-from parotid_seg.node.ledger import (
-    DONE,
-    FAILED,
-    INCOMPLETE,
-    REFUSED,
-    SENT,
-    STARTED,
-    Ledger,
-    ReceivedSlice,
-    SeriesRecord,
-    sync_folder,
-)
+from parotid_seg.node.ledger import DONE, FAILED, INCOMPLETE, REFUSED, SENT, STARTED, Ledger, SeriesRecord, sync_folder
 from parotid_seg.node.listen_options import ListenOptions, Say
 
 PARTIAL = ".partial-"
@@ -151,7 +140,8 @@ class Work:
             return False
         record = self._ledger.get(series)
         if record is not None and record.status != STARTED:
-            added = [name for name, found in slices.items() if not _is_known(name, found, record)]
+            known = {(name, each.sha256) for name, each in record.slices.items()}
+            added = [name for name, each in slices.items() if (name, each.sha256) not in known]
             missing = [name for name in record.slices if name not in slices]
             same = not added and record.settings == self._settings
             if same and record.status in (DONE, SENT, REFUSED) and self._is_whole(series, record):
@@ -248,7 +238,3 @@ class Work:
 
     def _is_whole(self, series: str, record: SeriesRecord) -> bool:
         return all((self.results / series / name).is_file() for name in record.results)
-
-
-def _is_known(name: str, found: ReceivedSlice, record: SeriesRecord) -> bool:
-    return name in record.slices and record.slices[name].sha256 == found.sha256

@@ -16,14 +16,7 @@ from parotid_seg.errors import InputError
 from parotid_seg.metrics import bootstrap_mean
 from parotid_seg.records import Record, finite_or_none
 from parotid_seg.runtime.doses import Doses
-from parotid_seg.runtime.evaluation import (
-    DOSE_FIGURES,
-    LABEL_FIGURES,
-    Evaluation,
-    masks_in,
-    score_pairs,
-    together,
-)
+from parotid_seg.runtime.evaluation import DOSE_FIGURES, LABEL_FIGURES, Evaluation, masks_in, score_pairs, together
 from parotid_seg.runtime.label_match import match_labels
 from parotid_seg.wording import counted, some_of
 

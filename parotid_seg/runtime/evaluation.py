@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from parotid_seg.errors import InputError, OptionError, ScanError
 from parotid_seg.files import exists, special_kind
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.metrics import NAN, SURFACE_FIGURES, CaseScores, bootstrap_mean, score_case
+from parotid_seg.metrics import NAN, SURFACE_FIGURES, CaseScores, bootstrap_mean, dice, score_case
 from parotid_seg.runtime import doses
-from parotid_seg.runtime.exchanged import dsc_of_sides, exchanged_in
 from parotid_seg.runtime.label_match import LabelMatch, match_labels
 from parotid_seg.runtime.report.flag_text import sentence
 from parotid_seg.scan.dose_grid import DoseGrid
-from parotid_seg.scan.labels import is_parotid
+from parotid_seg.scan.labels import is_parotid, mirrored_labels
 from parotid_seg.scan.nifti import affine_of, by_case, case_name, check_same_voxels, is_nifti, read_mask
 from parotid_seg.scan.volume import Mask, Orientation
 from parotid_seg.wording import counted, some_of
@@ -29,6 +28,8 @@ from parotid_seg.wording import counted, some_of
 LABEL_FIGURES = ("dsc", "iou", "accuracy", "hd_mm", "hd95_mm", *SURFACE_FIGURES, "apl_mm", "volume_error_ml")
 DOSE_FIGURES = ("mean_error_gy", "mean_error_abs_gy")
 CASE_FIGURES = ("mpa", "macc", "miou")
+EXCHANGED_GAIN = 0.3
+"""Least gain of a case's DSC by exchanging the sides."""
 
 
 @dataclass(frozen=True)
@@ -247,3 +248,35 @@ def masks_in(place: Path) -> dict[str, Path]:
     if not masks:
         raise InputError("no masks in this folder, expected files ending in .nii or .nii.gz", path=place)
     return masks
+
+
+def dsc_of_sides(mask: Mask, other: Mask, names: Sequence[str]) -> tuple[float, float] | None:
+    """Mean DSC over the structures with a side, as it is and with the sides exchanged; None without such structures.
+
+    Args:
+        mask, other: label maps of one shape.
+        names: of the labels of both by value, background first.
+    """
+    partners = mirrored_labels(names)
+    sided = [value for value, partner in enumerate(partners) if value != partner]
+    if not sided:
+        return None
+    return (
+        float(np.mean([dice(mask == value, other == value) for value in sided])),
+        float(np.mean([dice(mask == partners[value], other == value) for value in sided])),
+    )
+
+
+def exchanged_in(dsc: Mapping[str, tuple[float, float]], what: str, others: str) -> tuple[str, list[str]]:
+    """What there is to say of masks whose sides seem exchanged, and their cases; empty if there are none.
+
+    Args:
+        dsc: from `dsc_of_sides` by case.
+        what, others: what was compared with what, in the plural: "masks", "references".
+    """
+    cases = [name for name, (now, then) in dsc.items() if then - now >= EXCHANGED_GAIN]
+    if not cases:
+        return "", []
+    now, then = np.mean([dsc[name] for name in cases], axis=0)
+    text = f"left and right seem exchanged between {what} and {others}, DSC {now:.2f}, {then:.2f} when exchanged"
+    return text, cases

@@ -1,26 +1,39 @@
-"""Makes a model's calibration from masks of patients it was not trained on, and their contours.
+"""Makes a model's calibration and its operating range from masks of patients it was not trained on.
 
-The coefficients are those of a ridge regression of the DSC on standardised features. The margin of the floor is a
-conformal quantile: with each patient left out in turn, the errors of the predictions for n structures are sorted, and
-the margin is the one at the place ceil(0.9 (n + 1)) (V. Vovk et al., "Algorithmic Learning in a Random World", 2005;
-leaving out as in R. F. Barber et al., "Predictive inference with the jackknife+", Annals of Statistics 49, 2021).
-Both glands of a patient are counted although they are not independent.
+The calibration also takes their contours. Its coefficients are those of a ridge regression of the DSC on standardised
+features. The margin of the floor is a conformal quantile: with each patient left out in turn, the errors of the
+predictions for n structures are sorted, and the margin is the one at the place ceil(0.9 (n + 1)) (V. Vovk et al.,
+"Algorithmic Learning in a Random World", 2005; leaving out as in R. F. Barber et al., "Predictive inference with the
+jackknife+", Annals of Statistics 49, 2021). Both glands of a patient are counted although they are not independent.
+
+The operating range of a feature goes from the 5th to the 95th percentile of the patients, and beyond these by a margin:
+the same share of their distance for all features. The margin is a conformal quantile, too. With each of n patients left
+out in turn, the range of the others is extended until that patient is inside, and of these extensions the margin is the
+one at the place ceil(0.9 (n + 1)). So at most one in ten patients of the same kind is outside, whatever the number of
+features.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from parotid_seg.calibration import COVERAGE, Calibration, Feature
+from parotid_seg.calibration import COVERAGE, OUTSIDE, Calibration, Feature, FeatureRange, OperatingRange
 from parotid_seg.contract import Contract
 from parotid_seg.metrics import dice
-from parotid_seg.runtime.segmentation.gland_features import FEATURES
+from parotid_seg.runtime.segmentation.features import (
+    FEATURES,
+    SCAN_FEATURES,
+    STRUCTURE_FEATURES,
+    RangeFeatures,
+    range_features,
+)
 from parotid_seg.runtime.segmentation.locate import Prepared
 from parotid_seg.runtime.segmentation.quality import features_of
 from parotid_seg.runtime.segmentation.segment import is_missing, prepare
@@ -37,6 +50,11 @@ REVIEWED = 0.15
 OUTLIER = 3.0
 """A DSC further below the lower quartile than this many quartile ranges counts as one there in the regression, since a
 contour of something else than the gland says nothing about the features. It counts fully for the floor."""
+TAIL = 0.05
+"""Share of the values below, and above, the percentiles."""
+
+Ends = Mapping[tuple[str, str], tuple[float, float]]
+"""The percentiles of each feature, by part ("scan" or "structures") and name."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +64,7 @@ class Gland:
     Attributes:
         patient: any name.
         structure: the label.
-        features: see `runtime.segmentation.gland_features`.
+        features: see `runtime.segmentation.features`.
         dsc: of mask and contour.
     """
 
@@ -160,3 +178,80 @@ def _line(structures: tuple[str, ...], glands: Sequence[Gland]) -> Calibration:
     )
     intercept = float(dsc.mean())
     return Calibration(structures, features, intercept, 0.0, 0.0, 0, len(glands), intercept, 0.0, "")
+
+
+class SeenPatient(NamedTuple):
+    """A patient that the model was not trained on.
+
+    Attributes:
+        patient: any name.
+        seen: features, see `runtime.segmentation.features`.
+    """
+
+    patient: str
+    seen: RangeFeatures
+
+
+def seen_patient(patient: str, volume: Volume, mask: Mask, contract: Contract) -> SeenPatient:
+    """The features of a patient's scan and of the structures in the model's mask.
+
+    Args:
+        patient: any name.
+        volume: the scan.
+        mask: of the model, after clean-up (D, H, W).
+        contract: the model's.
+
+    Raises:
+        ScanError: as `segment.prepare`.
+    """
+    prepared, features = mask_features(volume, mask, contract)
+    covered = prepared.crop_to_grid()
+    labels = mask[:, covered.rows, covered.columns]
+    boxes = label_boxes(labels, len(contract.labels) - 1)
+    return SeenPatient(patient, range_features(list(features), labels, covered, boxes, contract, features))
+
+
+def operating_range(patients: Iterable[SeenPatient], made: str) -> OperatingRange | None:
+    """The range in which at least nine of ten patients of the same kind lie; None for fewer than `LEAST_PATIENTS`.
+
+    Args:
+        patients: those that the model was not trained on.
+        made: see `OperatingRange`.
+    """
+    known = list(patients)
+    if len(known) < LEAST_PATIENTS:
+        return None
+    beyond = sorted(
+        extension_of(each.seen, _ends(other.seen for other in known if other is not each)) for each in known
+    )
+    margin = beyond[math.ceil((1 - OUTSIDE) * (len(known) + 1)) - 1]
+    ranges: dict[str, list[FeatureRange]] = {"scan": [], "structures": []}
+    for (part, name), (low, high) in _ends(each.seen for each in known).items():
+        more = margin * (high - low)
+        least = low - more if low < 0 else max(0.0, low - more)  # of a feature that is never negative
+        ranges[part].append(FeatureRange(name, round(least, 5), round(high + more, 5)))
+    scan, structures = (tuple(ranges[part]) for part in ("scan", "structures"))
+    return OperatingRange(scan, structures, margin=round(margin, 5), patients=len(known), made=made)
+
+
+def extension_of(seen: RangeFeatures, ends: Ends) -> float:
+    """By how much the ranges must be extended so that a patient is inside, as a share of the percentiles' distance."""
+    farthest = 0.0
+    for part, values in (("scan", seen.scan), *(("structures", each) for each in seen.structures.values())):
+        for name, value in values.items():
+            if (part, name) in ends:
+                low, high = ends[part, name]
+                farthest = max(farthest, (value - high) / (high - low), (low - value) / (high - low))
+    return farthest
+
+
+def _ends(patients: Iterable[RangeFeatures]) -> dict[tuple[str, str], tuple[float, float]]:
+    """The percentiles of all features that are not the same for all patients."""
+    known = list(patients)
+    values = {("scan", name): [each.scan[name] for each in known if name in each.scan] for name in SCAN_FEATURES}
+    values |= {
+        ("structures", name): [each[name] for seen in known for each in seen.structures.values() if name in each]
+        for name in STRUCTURE_FEATURES
+    }
+    ends = {key: np.quantile(each, (TAIL, 1 - TAIL)).tolist() for key, each in values.items() if each}
+    return {key: (low, high) for key, (low, high) in ends.items() if high - low > 1e-9}

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from parotid_seg.contract import Contract
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import InputError, OptionError, ScanError
@@ -26,6 +28,8 @@ from parotid_seg.scan.intensity import Window
 from parotid_seg.scan.nifti import describe
 from parotid_seg.scan.other_formats import is_readable, unread
 from parotid_seg.scan.search import Skipped, search
+from parotid_seg.scan.volume import LPS_TO_RAS, axis_codes
+from parotid_seg.wording import by_axes
 
 Facts = dict[str, str]
 KNOWN = (
@@ -141,7 +145,7 @@ def _describe_found(places: Sequence[Path], title: str, contract: Contract, only
     for scan in scans:
         source = scan[0]
         name = str(source) if isinstance(source, Path) else source.title
-        facts[name] = "; ".join((*map(_describe_source, scan), f"would be {decisions[place_of(source)]}"))
+        facts[name] = "; ".join((*map(describe_source, scan), f"would be {decisions[place_of(source)]}"))
     facts |= {f"refused ({number})": str(error) for number, error in enumerate(errors, start=1)}
     return facts | {f"not used ({number})": str(each) for number, each in enumerate(not_used, start=1)}
 
@@ -150,10 +154,25 @@ def _files_of(scan: Scan) -> set[Path]:
     return {each.path.resolve() for source in scan if isinstance(source, Series) for each in source.slices}
 
 
-def _describe_source(source: Source) -> str:
-    from parotid_seg.dicom.describe import describe_series
+def describe_source(series: Source) -> str:
+    """A series in one line: sequence of an MR series, size, spacing, directions, description and folder."""
+    if isinstance(series, Path):
+        return "image file"
+    from parotid_seg.dicom.mr.sequences import sequence_of
+    from parotid_seg.dicom.read.facts import WITHHELD
 
-    return describe_series(source) if isinstance(source, Series) else "image file"
+    spacing = by_axes(np.linalg.norm(series.affine[:3, :3], axis=0))
+    to_ras = LPS_TO_RAS @ series.affine
+    kind = f"{sequence_of(series)}, " if series.modality == "MR" else ""
+    described = series.facts.description
+    if described == WITHHELD:
+        description = f"description {WITHHELD}"
+    else:
+        description = f'"{described}"' if described else "no description"
+    return (
+        f"{kind}{len(series.slices)} slices of {series.rows} x {series.columns} voxels, {spacing} mm; slices, rows and "
+        f"columns run to {axis_codes(to_ras)}; {description}; in {series.folder}"
+    )
 
 
 def _describe_model(path: Path) -> Facts:

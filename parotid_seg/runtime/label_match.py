@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from parotid_seg.errors import InputError, RecordError, ScanError
+from parotid_seg.errors import InputError, ScanError
 from parotid_seg.records import read_record
 from parotid_seg.scan.label_set import DESCRIPTION, LARGEST_VALUE, LabelSet, read_label_set
 from parotid_seg.scan.labels import side_of, structure_words
@@ -244,10 +244,7 @@ class _RunFile:
 
 def _of_model(run: Path) -> tuple[LabelSet, tuple[str, ...]]:
     """The labels of the model of a run, and those of --only."""
-    try:
-        record = read_record(run, _RunFile, unknown_fields=True)
-    except RecordError as error:
-        raise InputError(f"{error.reason}; expected a file of infer with the model's labels", path=run) from error
+    record = read_record(run, _RunFile, unknown_fields=True, expected="a file of infer with the model's labels")
     numbers = {name: value for value, name in enumerate(record.model.contract.labels)}
     return read_label_set({"labels": numbers}, run), record.options.only
 
@@ -274,10 +271,7 @@ def _shown_in(results: Path) -> dict[str, tuple[str, ...]]:
     """The structures of all masks of a folder by the names of their files; several runs may have made them."""
     if not results.is_file():
         return {}
-    try:
-        cases = read_record(results, _Results, unknown_fields=True).cases
-    except RecordError as error:
-        raise InputError(f"{error.reason}; expected a file of infer", path=results) from error
+    cases = read_record(results, _Results, unknown_fields=True, expected="a file of infer").cases
     return {name: tuple(each.name for each in case.structures) for case in cases for name in case.files}
 
 

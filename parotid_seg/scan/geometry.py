@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.volume import Orientation, axis_codes
+from parotid_seg.wording import by_axes
 
 Affine = NDArray[np.float64]
 
@@ -179,7 +180,9 @@ def _chosen(header: Nifti1Header, path: Path, unit_mm: float) -> tuple[Affine, i
         )
     if _has_spacing(sform, _pixdim(header)):
         return sform, sform_code, [*flags, *_compared(sform, qform, header, unit_mm)]
-    spacings = f"{_mm(_lengths(sform) * unit_mm)} by the sform, {_mm(_pixdim(header) * unit_mm)} by pixdim"
+    spacings = (
+        f"{by_axes(_lengths(sform) * unit_mm)} mm by the sform, {by_axes(_pixdim(header) * unit_mm)} mm by pixdim"
+    )
     doubt = _doubt(sform, header, unit_mm)
     if not doubt:
         noted = FlagCode.PIXDIM_STALE if _is_stale(header, sform, unit_mm) else FlagCode.SPACING_DISAGREE
@@ -351,7 +354,3 @@ def _lengths(affine: Affine) -> NDArray[np.float64]:
 
 def _pixdim(header: Nifti1Header) -> NDArray[np.float64]:
     return np.asarray(header["pixdim"][1:4], dtype=np.float64)
-
-
-def _mm(spacing: NDArray[np.float64]) -> str:
-    return " x ".join(f"{value:.4g}" for value in spacing) + " mm"

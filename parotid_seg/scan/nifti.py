@@ -26,6 +26,7 @@ from parotid_seg.scan.geometry import Geometry, geometry_of, header_in_place
 from parotid_seg.scan.intensity import intensities_of
 from parotid_seg.scan.nifti_file import Stored, read_header, read_stored, shape_in
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels, axis_codes
+from parotid_seg.wording import by_axes
 
 ENDINGS = (".nii.gz", ".nii")
 MIN_DEPTH_MM = 20.0
@@ -57,12 +58,13 @@ def is_nifti(path: Path) -> bool:
 
 def case_name(path: Path) -> str:
     """The file's name without its ending and without nnU-Net's channel number `_0000`."""
-    name = path.name
-    for ending in ENDINGS:
-        if name.lower().endswith(ending):
-            name = name[: -len(ending)]
-            break
-    return name.removesuffix("_0000")
+    return without_ending(path.name, ENDINGS).removesuffix("_0000")
+
+
+def without_ending(name: str, endings: Iterable[str]) -> str:
+    """A file's name without the first of some endings that it has, in upper or lower case."""
+    ending = next((each for each in endings if name.lower().endswith(each)), "")
+    return name[: len(name) - len(ending)]
 
 
 def by_case(paths: Iterable[Path]) -> dict[str, Path]:
@@ -91,10 +93,8 @@ def read_nifti(path: Path, *further: Path) -> NiftiScan:
     """
     for other in further:
         check_same_voxels(other, path)
-    scan = _read_file(path)
-    if not further:
-        return scan
-    return replace(scan, volume=joined_channels([scan.volume, *(_read_file(other).volume for other in further)]))
+    first, *others = (scan_of_stored(read_stored(each), each) for each in (path, *further))
+    return replace(first, volume=joined_channels([first.volume, *(other.volume for other in others)]))
 
 
 def joined_channels(volumes: Sequence[Volume]) -> Volume:
@@ -105,11 +105,6 @@ def joined_channels(volumes: Sequence[Volume]) -> Volume:
     decoders = dict.fromkeys(decoder for volume in volumes for decoder in volume.decoders)
     voxels: Voxels = np.concatenate([volume.voxels for volume in volumes])
     return replace(volumes[0], voxels=voxels, flags=tuple(flags), decoders=tuple(decoders))
-
-
-def _read_file(path: Path) -> NiftiScan:
-    """One file as a scan of one channel."""
-    return scan_of_stored(read_stored(path), path)
 
 
 def scan_of_stored(stored: Stored, path: Path) -> NiftiScan:
@@ -235,15 +230,15 @@ def check_same_voxels(path: Path, other: Path) -> None:
     shown = other.name if other.parent == path.parent else other
     if found.shape != expected.shape:
         raise ScanError(
-            f"not on the voxels of {shown}: found {_sizes(found.shape)} voxels (slices, rows, columns), "
-            f"expected {_sizes(expected.shape)}",
+            f"not on the voxels of {shown}: found {by_axes(found.shape)} voxels (slices, rows, columns), "
+            f"expected {by_axes(expected.shape)}",
             path=path,
         )
     off_mm = float(np.linalg.norm(found.corners_mm - expected.corners_mm, axis=1).max())
     if off_mm > SAME_PLACE * min(expected.spacing_mm):
         raise ScanError(
             f"not on the voxels of {shown}: they lie up to {off_mm:.2f} mm apart "
-            f"(voxels of {_sizes(expected.spacing_mm)} mm)",
+            f"(voxels of {by_axes(expected.spacing_mm)} mm)",
             path=path,
         )
 
@@ -268,24 +263,26 @@ def _placed(path: Path) -> _Placed:
     return _Placed(tuple(shape[axes]), tuple(np.linalg.norm(affine[:3, :3], axis=0)[axes]), corners_mm)
 
 
-def _sizes(values: Iterable[float]) -> str:
-    return " x ".join(f"{value:.4g}" for value in values)
-
-
 def write_mask(mask: Mask, scan: NiftiScan, path: Path) -> None:
-    """Write labels with the scan's geometry, completely or not at all; nothing else of the scan's header is in the
+    """Write labels (D, H, W) uint8 as `write_volume` does."""
+    write_volume(mask, scan, path, MASK_NOTE)
+
+
+def write_volume(voxels: Voxels | Mask, scan: NiftiScan, path: Path, note: bytes = b"") -> None:
+    """Write voxels with the scan's geometry, completely or not at all; nothing else of the scan's header is in the
     file.
 
     Args:
-        mask: labels (D, H, W) uint8 in canonical order.
+        voxels: (D, H, W) in canonical order.
         scan: the scan they belong to.
         path: the file to make (.nii or .nii.gz); it appears only when it is complete and on disk.
+        note: the header's description.
 
     Raises:
         OutputError: if it cannot be written, for example because the disk is full.
     """
-    header = header_in_place(scan.header, scan.geometry, np.uint8, MASK_NOTE)
-    stored = scan.volume.orientation.to_storage(mask).reshape(scan.header.get_data_shape())
+    header = header_in_place(scan.header, scan.geometry, voxels.dtype, note)
+    stored = scan.volume.orientation.to_storage(np.asarray(voxels)).reshape(scan.header.get_data_shape())
     image = scan.image_class(stored, None, header)
     write_bytes(packed(image) if path.name.lower().endswith(".gz") else image.to_bytes(), path)
 
@@ -325,8 +322,8 @@ def describe(scan: NiftiScan) -> dict[str, str]:
     return {
         "file": str(scan.path),
         "kind": "NIfTI scan",
-        "shape": " x ".join(str(size) for size in scan.header.get_data_shape()),
-        "spacing": " x ".join(f"{value:.4g}" for value in spacing) + " mm",
+        "shape": " x ".join(map(str, scan.header.get_data_shape())),
+        "spacing": f"{by_axes(spacing)} mm",
         "voxel axes run to": axis_codes(affine),
         "stored as": str(scan.header.get_data_dtype()),
         "intensities": f"{volume.voxels.min():g} to {volume.voxels.max():g}",

@@ -21,7 +21,15 @@ from nibabel.nifti2 import Nifti2Image
 from parotid_seg.errors import ScanError, system_reason
 from parotid_seg.files import open_input
 from parotid_seg.scan.foreign import foreign
-from parotid_seg.scan.nifti import ENDINGS, NiftiScan, is_nifti, scan_of_image, scan_of_stored, voxels_in
+from parotid_seg.scan.nifti import (
+    ENDINGS,
+    NiftiScan,
+    is_nifti,
+    scan_of_image,
+    scan_of_stored,
+    voxels_in,
+    without_ending,
+)
 from parotid_seg.scan.nifti_file import DAMAGED, Stored, checked_header, layout_in
 from parotid_seg.scan.nrrd_file import nrrd_sizes, read_nrrd
 
@@ -86,8 +94,7 @@ def is_segmentation(path: Path) -> bool:
 
 def image_name(path: Path) -> str:
     """The file's name without an image's ending."""
-    ending = next((each for each in (*ENDINGS, NRRD, *PAIR) if path.name.lower().endswith(each)), "")
-    return path.name[: len(path.name) - len(ending)]
+    return without_ending(path.name, (*ENDINGS, NRRD, *PAIR))
 
 
 def files_of_image(path: Path) -> list[Path]:

@@ -63,10 +63,10 @@ class Skipped:
             expected: the expected content, for the message.
         """
         reason = self.reason + (f" ({self.count} files)" if self.count > 1 else "")
-        return ScanError(_printable(f"{reason}; {expected}" if expected else reason), path=_printable(str(self.path)))
+        return ScanError(printable(f"{reason}; {expected}" if expected else reason), path=printable(str(self.path)))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Text on one line: file names may contain any character."""
     return "".join(each if each.isprintable() else "_" for each in text)
 

@@ -16,6 +16,9 @@ Voxels = NDArray[np.int16] | NDArray[np.float32]
 Mask = NDArray[np.uint8]
 T = TypeVar("T", bound=np.generic)
 
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""Converts coordinates, in both directions."""
+
 
 @dataclass(frozen=True)
 class Orientation:

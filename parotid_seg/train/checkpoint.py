@@ -13,9 +13,9 @@ import torch
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.files import atomic_write
 from parotid_seg.records import convert, parse, record_line
-from parotid_seg.train.config import TrainConfig
+from parotid_seg.train.config import INITIAL, SO_FAR, TrainConfig
 from parotid_seg.train.network import ParotidNet
-from parotid_seg.train.settings import INITIAL, SO_FAR, merge
+from parotid_seg.train.settings import merge
 from parotid_seg.train.torch_file import load_torch_file
 
 FORMAT = "parotid-seg checkpoint 1"

@@ -23,6 +23,10 @@ LARGEST_COUNT, LARGEST_SEED = 10**6, 2**32 - 1
 MOST_DROPPED, SLOWEST_DECAY = 0.9, 0.999999
 PARTS = ("encoder", "decoder")
 """Parts of the network that can be initialised with another model's weights."""
+INITIAL = "the model of --init, unchanged"
+"""What `best.pt` is before an epoch was better than the start."""
+SO_FAR = "the weights so far"
+"""What `best.pt` is if the first epoch was cut off."""
 
 
 def _check(config: object, names: str, least: float, most: float = math.inf, *, above: bool = False) -> None:
@@ -317,12 +321,10 @@ class TrainConfig:
             raise InputError(
                 f"transfer: found {', '.join(map(str, self.transfer))!r}, expected one or both of: {', '.join(PARTS)}"
             )
-        tokens = self.grid.size // 4
-        smallest = tokens // 2 ** (len(self.network.depths) - 1)
-        if self.grid.size % (4 * 2 ** (len(self.network.depths) - 1)) or smallest < 1:
+        stages = len(self.network.depths)
+        if self.grid.size % (multiple := 4 * 2 ** (stages - 1)):
             raise InputError(
-                f"grid.size: found {self.grid.size}, expected a multiple of "
-                f"{4 * 2 ** (len(self.network.depths) - 1)} for {len(self.network.depths)} stages"
+                f"grid.size: found {self.grid.size}, expected a multiple of {multiple} for {stages} stages"
             )
 
     def with_patients(self, patients: Mapping[str, int]) -> TrainConfig:

@@ -99,10 +99,6 @@ class ContrastTrainer(Trainer):
             draw_pairs(self.pair, self.run / "samples.png")
         return {"momentum": self.schedule.momentum_at(self.step)}
 
-    def end_early(self) -> str:
-        """Nothing to do: each epoch writes `best.pt`; return what it is."""
-        return self.kept()
-
     def kept(self) -> str:
         """See `Trainer`."""
         return f"of epoch {self.epochs_done}" if self.epochs_done else ""

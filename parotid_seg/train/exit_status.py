@@ -23,7 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from parotid_seg.errors import ParotidSegError
 from parotid_seg.train.parallel import PATIENCE
-from parotid_seg.train.settings import resume_advice
+from parotid_seg.train.time_limit import resume_advice
 
 STORE_PATIENCE = timedelta(seconds=5)
 """Seconds for an answer of the store, which may be lost with its machine."""

@@ -20,14 +20,13 @@ from parotid_seg.scan.seen import Seen
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from parotid_seg.train.config import SCRATCH, TrainConfig
 from parotid_seg.train.data.data_set import DataSet
-from parotid_seg.train.data.leaks import check_leaks
-from parotid_seg.train.data.loading import ResumeState, Trained, announced, check_unchanged, load_all
+from parotid_seg.train.data.loading import ResumeState, Trained, announced, check_leaks, load_all
 from parotid_seg.train.data.patients import Patient
 from parotid_seg.train.network import SwinUnet, computes_in_bfloat16
 from parotid_seg.train.parallel import Processes
 from parotid_seg.train.plots import add_record, draw_curves, drop_later_records
-from parotid_seg.train.settings import check_same, duration, how_to_go_on, to_toml
-from parotid_seg.train.time_limit import Pace, Progress, Report, TimeIsOverError, TimeLimit
+from parotid_seg.train.settings import check_same, duration, to_toml
+from parotid_seg.train.time_limit import Pace, Progress, Report, TimeIsOverError, TimeLimit, how_to_go_on
 from parotid_seg.train.transfer import Transfer, start_from, training_of
 
 SILENCE_S = 60.0
@@ -126,9 +125,9 @@ class Trainer(ABC):
     def after_epoch(self, record: dict[str, float]) -> dict[str, float]:
         """Checks, validation, pictures and `best.pt`; returns additional figures to record."""
 
-    @abstractmethod
     def end_early(self) -> str:
         """Called if a run ends before its schedule, possibly within an epoch; returns what `best.pt` is, or ""."""
+        return self.kept()
 
     @abstractmethod
     def kept(self) -> str:
@@ -210,10 +209,6 @@ class Trainer(ABC):
         self.seen = Seen() if training is None else Seen.recorded(training)
         for note in check_leaks(source, self.seen, self.train, self.validation, self.locked):
             self.report(f"note: {note}")
-
-    def check_unchanged(self) -> None:
-        """Check that a resumed run goes on with the patients that it began with; errors as for `check_unchanged`."""
-        check_unchanged(self.run / "last.pt", self.trained, self.train, self.validation)
 
     def resume(self) -> None:
         """Continue from `last.pt`.

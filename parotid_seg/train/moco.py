@@ -17,10 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from parotid_seg.train.batch_norm import common_batch_norm
 from parotid_seg.train.config import ContrastConfig
 from parotid_seg.train.network import SwinUnet, mixed_precision
-from parotid_seg.train.parallel import Processes
+from parotid_seg.train.parallel import Processes, common_batch_norm
 
 SLICES, PLACES = "slices", "places"
 """Units of contrast: whole slices (encoder), positions in them (decoder)."""
@@ -70,7 +69,7 @@ class MomentumEncoder(nn.Module):
         if config.dense_share < 1:
             self.project[SLICES] = mlp([unet.encoder.num_features, config.hidden, config.hidden, config.features])
         if config.dense_share > 0:
-            self.project[PLACES] = mlp([unet.decoded_features, config.hidden, config.features])
+            self.project[PLACES] = mlp([unet.classify.in_channels, config.hidden, config.features])
         for name in self.project:
             self.predict[name] = mlp([config.features, config.hidden, config.features])
 

@@ -140,11 +140,6 @@ class SwinUnet(nn.Module):
         self.head_full = ConvBlock(full, full)
         self.classify = init_rare_class_bias(nn.Conv2d(full, classes, 1))
 
-    @property
-    def decoded_features(self) -> int:
-        """Channels of the result of `decode`."""
-        return self.classify.in_channels
-
     def encode(self, images: Tensor) -> list[Tensor]:
         """(B, K, G, G) in 0..1 -> features of every encoder stage, finest first, each (B, h, w, C) and normalised."""
         tokens = self.encoder.patch_embed(centred(images))

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from parotid_seg.errors import RecordError
@@ -17,11 +18,6 @@ from parotid_seg.records import read_lines, record_line
 from parotid_seg.scan.volume import Mask
 from parotid_seg.train.data.patients import Patient
 from parotid_seg.train.moco import Pair
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 MARGIN_MM = 15.0
 """Margin around structures."""
@@ -74,7 +70,8 @@ def draw_curves(metrics: Path, picture: Path, figures: Sequence[tuple[str, str]]
     if not drawn:
         return
     size = (5 * len(drawn), 3.6)
-    figure, (panels,) = plt.subplots(1, len(drawn), figsize=size, layout="constrained", squeeze=False)
+    figure = Figure(size, layout="constrained")
+    (panels,) = figure.subplots(1, len(drawn), squeeze=False)
     for panel, (prefix, label) in zip(panels, drawn, strict=True):
         lines = lines_of[prefix]
         for name in lines:
@@ -98,7 +95,8 @@ def draw_curves(metrics: Path, picture: Path, figures: Sequence[tuple[str, str]]
 def draw_pairs(pair: Pair, picture: Path, count: int = 6) -> None:
     """Draw the middle channels of both views of some slices, first above second, with the matched positions."""
     count = min(count, len(pair.first))
-    figure, axes = plt.subplots(2, count, figsize=(2.4 * count, 5), layout="constrained", squeeze=False)
+    figure = Figure((2.4 * count, 5), layout="constrained")
+    axes = figure.subplots(2, count, squeeze=False)
     for row, (images, places) in zip(
         axes, ((pair.first, pair.first_places), (pair.second, pair.second_places)), strict=True
     ):
@@ -134,7 +132,8 @@ def draw_samples(
     dsc = np.array([np.mean(row[~np.isnan(row)]) if not np.isnan(row).all() else np.nan for row in scores])
     order = np.argsort(dsc)[np.unique(np.linspace(0, len(dsc) - 1, count).round().astype(int))]
     size = (3.2 * SLICES, 1.9 * len(order) + 0.6)
-    figure, axes = plt.subplots(len(order), SLICES, figsize=size, layout="constrained", squeeze=False)
+    figure = Figure(size, layout="constrained")
+    axes = figure.subplots(len(order), SLICES, squeeze=False)
     for row, index in zip(axes, order, strict=True):
         patient, predicted = patients[index], masks[index]
         _draw_slices(row, patient, predicted, len(labels))
@@ -180,8 +179,7 @@ def _colour(value: int) -> str:
 
 
 def _save(figure: Figure, picture: Path) -> None:
-    """Save a figure, and close it. Letters that the font lacks become boxes, without a warning."""
+    """Save a figure. Letters that the font lacks become boxes, without a warning."""
     with atomic_write(picture) as partial, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(partial, dpi=110, format="png")
-    plt.close(figure)

@@ -76,44 +76,6 @@ FEW_PATIENTS = 20
 """Most training patients for which a run of the preset "compact" recommends "few"."""
 
 
-def resume_advice(run: Path) -> str:
-    """A sentence on how to resume a run that ended early."""
-    checkpoints = [*run.glob("last.pt"), *run.glob("*/last.pt")]
-    if not checkpoints:
-        best, started = run / "best.pt", ""
-        if best.exists():
-            from parotid_seg.train.checkpoint import what_it_is  # imports torch
-
-            started = f"; {best} is there: {what_it_is(best)}"
-        return f"{run} holds no finished epoch on this machine{started}"
-    newest = max(checkpoints, key=lambda path: path.stat().st_mtime)
-    best = newest.with_name("best.pt")
-    return f"{newest} is whole, and --resume goes on with it" + (f"; best so far: {best}" if best.exists() else "")
-
-
-INITIAL = "the model of --init, unchanged"
-"""What `best.pt` is before an epoch was better than the start."""
-SO_FAR = "the weights so far"
-"""What `best.pt` is if the first epoch was cut off."""
-
-
-def how_to_go_on(run: Path, epochs_done: int, best: str) -> str:
-    """What a run that --max-minutes ended has left, and how to go on.
-
-    Args:
-        run: folder of the stage.
-        epochs_done: finished epochs.
-        best: what `best.pt` is; empty if there is none.
-    """
-    if epochs_done:
-        return f"{f'best.pt is {best}' if best else 'there is no best.pt yet'}; --resume continues"
-    longer = "no epoch is finished, so --resume has nothing to continue: start again with more minutes"
-    if not best:
-        return f"there is no best.pt, as {longer}"
-    on = "" if best == INITIAL else f", or train on with --init {run / 'best.pt'}; either with another --out"
-    return f"{run / 'best.pt'} is there: {best}; {longer}{on}"
-
-
 def length_note(config: TrainConfig, patients: int) -> str:
     """A remark on a long training on few patients; empty if there is nothing to say.
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from parotid_seg.errors import InputError
 from parotid_seg.files import make_folder, remove_orphans
 from parotid_seg.train.checkpoint import what_it_is
-from parotid_seg.train.config import TrainConfig
+from parotid_seg.train.config import INITIAL, TrainConfig
 from parotid_seg.train.contrast import ContrastTrainer
 from parotid_seg.train.data.data_set import DataSet, open_data_sets
+from parotid_seg.train.data.loading import check_unchanged
 from parotid_seg.train.loop import Trainer
 from parotid_seg.train.parallel import join, keep_freed_memory
-from parotid_seg.train.settings import INITIAL, check_init, length_note
+from parotid_seg.train.settings import check_init, length_note
 from parotid_seg.train.supervised import SegmentTrainer
 from parotid_seg.train.time_limit import Progress, Report, TimeIsOverError, TimeLimit
 
@@ -125,7 +126,7 @@ def _fit_all(
         if not begun:
             trainer.start(source)
         elif trainer.train:
-            trainer.check_unchanged()
+            check_unchanged(trainer.run / "last.pt", trainer.trained, trainer.train, trainer.validation)
         say(f"stage {stage}: {trainer.epochs_done} of {trainer.schedule.epochs} epochs done")
         if stage in unfinished and not trainer.fit():
             return False

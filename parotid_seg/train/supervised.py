@@ -21,9 +21,8 @@ from parotid_seg.scan.components import clean_labels
 from parotid_seg.scan.intensity import Windows
 from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.scan.volume import Mask, Volume
-from parotid_seg.train.batch_norm import common_batch_norm
 from parotid_seg.train.checkpoint import Checkpoint, build_network
-from parotid_seg.train.config import SCRATCH, AugmentConfig, SegmentConfig
+from parotid_seg.train.config import INITIAL, SCRATCH, SO_FAR, SegmentConfig
 from parotid_seg.train.data.augment import Augmenter
 from parotid_seg.train.data.patients import Patient
 from parotid_seg.train.data.sampling import Batch, SliceSampler
@@ -36,8 +35,8 @@ from parotid_seg.train.network import (
     mixed_precision,
     parameter_groups,
 )
+from parotid_seg.train.parallel import common_batch_norm
 from parotid_seg.train.plots import draw_samples
-from parotid_seg.train.settings import INITIAL, SO_FAR
 from parotid_seg.train.time_limit import Progress
 
 Add = Callable[[Tensor], Tensor]
@@ -207,15 +206,12 @@ class SegmentTrainer(Trainer):
 
     def batches(self, numbers: range) -> Iterable[Batch]:
         """See `Trainer`."""
-        amount = self._augment()
+        calm = self.epochs_done >= self.schedule.epochs - self.schedule.calm_epochs
+        amount = self.config.augment.halved() if calm else self.config.augment
         names, partly = mirrored_labels(self.data.labels), self.data.partly_contoured
         sampler = SliceSampler(self.train, self.config, self.places, self.schedule, names, amount, partly)
         self.augmenter = Augmenter(amount, self.config.grid, self.data.channels, self.config.window_hu)
         return sampler.batches(numbers, self.workers)
-
-    def _augment(self) -> AugmentConfig:
-        calm = self.epochs_done >= self.schedule.epochs - self.schedule.calm_epochs
-        return self.config.augment.halved() if calm else self.config.augment
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """See `Trainer`."""

@@ -1,4 +1,4 @@
-"""The limit on the time of a run, and what it says in long phases."""
+"""The limit on the time of a run, what it says in long phases, and how to go on after it has ended early."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from parotid_seg.errors import OptionError
+from parotid_seg.train.config import INITIAL
 
 Report = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -79,3 +81,35 @@ class Pace:
         self._progress(f"{phase}{detail and f': {detail}'}", done, steps)
         if time.monotonic() - self._last >= HEARTBEAT_S:
             self.say(f"{phase}: {done} of {steps} done")
+
+
+def resume_advice(run: Path) -> str:
+    """A sentence on how to resume a run that ended early."""
+    checkpoints = [*run.glob("last.pt"), *run.glob("*/last.pt")]
+    if not checkpoints:
+        best, started = run / "best.pt", ""
+        if best.exists():
+            from parotid_seg.train.checkpoint import what_it_is  # imports torch
+
+            started = f"; {best} is there: {what_it_is(best)}"
+        return f"{run} holds no finished epoch on this machine{started}"
+    newest = max(checkpoints, key=lambda path: path.stat().st_mtime)
+    best = newest.with_name("best.pt")
+    return f"{newest} is whole, and --resume goes on with it" + (f"; best so far: {best}" if best.exists() else "")
+
+
+def how_to_go_on(run: Path, epochs_done: int, best: str) -> str:
+    """What a run that --max-minutes ended has left, and how to go on.
+
+    Args:
+        run: folder of the stage.
+        epochs_done: finished epochs.
+        best: what `best.pt` is; empty if there is none.
+    """
+    if epochs_done:
+        return f"{f'best.pt is {best}' if best else 'there is no best.pt yet'}; --resume continues"
+    longer = "no epoch is finished, so --resume has nothing to continue: start again with more minutes"
+    if not best:
+        return f"there is no best.pt, as {longer}"
+    on = "" if best == INITIAL else f", or train on with --init {run / 'best.pt'}; either with another --out"
+    return f"{run / 'best.pt'} is there: {best}; {longer}{on}"

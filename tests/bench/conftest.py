@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel
 import pytest
 
-from parotid_seg.bench.inputs import in_memory
+from parotid_seg.bench.selection import in_memory
 from parotid_seg.contract import Contract
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.model_file import read_model

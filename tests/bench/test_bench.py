@@ -14,10 +14,10 @@ from parotid_seg.bench import end_to_end, engine_process, roofline, turns
 from parotid_seg.bench import measure as module
 from parotid_seg.bench.bench_options import BenchOptions
 from parotid_seg.bench.compare_results import compare_files
-from parotid_seg.bench.inputs import scans_for
 from parotid_seg.bench.measure import bench
 from parotid_seg.bench.result import Result
 from parotid_seg.bench.roofline import Peaks
+from parotid_seg.bench.selection import scans_for
 from parotid_seg.bench.text_report import report
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, ParotidSegError

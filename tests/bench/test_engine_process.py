@@ -11,9 +11,9 @@ from slowed import Slowed
 from parotid_seg.bench import engine_process
 from parotid_seg.bench.child import Child
 from parotid_seg.bench.engine_process import EngineProcess
-from parotid_seg.bench.inputs import noise_like, rotation
 from parotid_seg.bench.mask_parity import compare, reference_masks
 from parotid_seg.bench.scan_stages import STAGES
+from parotid_seg.bench.selection import noise_like, rotation
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError, ParotidSegError
 from parotid_seg.models import DEFAULT_MODEL

@@ -16,6 +16,7 @@ from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import ExecutionInfo, labels_of
+from parotid_seg.runtime.engines.engine_benchmark import usual_chunk
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
@@ -24,7 +25,6 @@ from parotid_seg.runtime.engines.onnxruntime.profile import NodeTime, Timing, co
 from parotid_seg.runtime.engines.openvino import OpenVinoBackend, computes_bf16
 from parotid_seg.runtime.engines.padding import pad_to_bucket
 from parotid_seg.runtime.engines.tensorrt.tensorrt_engine import TensorRtBackend
-from parotid_seg.runtime.engines.usual_chunk import usual_chunk
 from parotid_seg.scan.chunks import Inputs
 from tests.fakes import fake_cuda
 from tests.fakes.fake_cuda import write_engine
@@ -307,7 +307,7 @@ def test_it_needs_neither_torch_nor_onnx() -> None:
         "from parotid_seg.bench.layers import profile_layers, rows\n"
         "from parotid_seg.models import DEFAULT_MODEL\n"
         "from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend\n"
-        "from parotid_seg.runtime.engines.usual_chunk import usual_chunk\n"
+        "from parotid_seg.runtime.engines.engine_benchmark import usual_chunk\n"
         "backend = OnnxRuntimeBackend(DEFAULT_MODEL)\n"
         "found = profile_layers(DEFAULT_MODEL, backend, usual_chunk(backend.contract, 1), repeats=1)\n"
         "print(len(rows(found)))\n"

@@ -1,4 +1,4 @@
-"""Which engines take part."""
+"""Which engines take part, and chunks to measure with."""
 
 import pickle
 import shutil
@@ -6,13 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from parotid_seg.bench import selection as module
-from parotid_seg.bench.selection import select_engines
+from parotid_seg.bench.selection import IN_ROTATION, rotation, select_engines
+from parotid_seg.contract import Contract, Grid
 from parotid_seg.errors import InputError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.engine_file import BatchProfile
+from parotid_seg.scan.chunks import CroppedScan
 from tests.export.small_model import CONTRACT, write_small_model
 from tests.fakes.fake_cuda import ADA, write_engine
 
@@ -102,3 +105,20 @@ def test_what_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     shutil.copy(__file__, tmp_path / "model.onnx")
     with pytest.raises(ModelError, match="not an ONNX model"):
         field(model=tmp_path / "model.onnx")
+
+
+GRID = Grid(size=56, spacing_mm=4.0, offsets_mm=(-3.0, 0.0, 3.0))
+
+
+def test_chunks_in_rotation_differ_and_have_one_shape() -> None:
+    rng = np.random.default_rng(0)
+    voxels = rng.integers(-1000, 1000, (1, 60, 40, 40)).astype(np.float16)
+    matrices = {name: np.eye(40, dtype=np.float32) for name in ("rows", "columns", "rows_back", "columns_back")}
+    windows = np.array([[-200.0, 300.0]], np.float32)
+    covered = CroppedScan(voxels, windows, 3.0, slice(0, 40), slice(0, 40), matrices)
+    contract = Contract(("background", "organ"), ("CT",), ((-200.0, 300.0),), GRID)
+    inputs = rotation([covered], contract, 16)
+    assert len(inputs) == IN_ROTATION
+    assert len({chunk["slices"].shape for chunk in inputs}) == 1
+    assert len({chunk["slices"].tobytes() for chunk in inputs}) == IN_ROTATION
+    assert rotation([covered], contract, 61) == []

@@ -25,7 +25,8 @@ from parotid_seg.runtime.engines.model_options import ModelOptions
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.report.results import read_results
 from tests.command_line import Run
-from tests.runtime.pipeline.whole_runs.test_infer import one_line, rows
+from tests.runtime.pipeline.whole_runs.test_infer import one_line
+from tests.small_files import summary_rows
 
 pytestmark = pytest.mark.slow
 
@@ -154,7 +155,9 @@ def test_a_lost_cluster_is_one_line_and_the_run_goes_on_to_the_results_of_one_ma
     assert masks(out) == masks(alone)
     assert journalled(out) == dict.fromkeys(("s0", "s1", "s2", "s3"), 1)
     same = ("case", "left_ml", "right_ml", "flags", "reason", "mask", "source", "precision")
-    assert [[row[name] for name in same] for row in rows(out)] == [[row[name] for name in same] for row in rows(alone)]
+    assert [[row[name] for name in same] for row in summary_rows(out)] == [
+        [row[name] for name in same] for row in summary_rows(alone)
+    ]
     run = json.loads((out / "run.json").read_text())
     assert run["cluster"] == {"address": cluster.address, "ray": run["versions"]["ray"], "hosts": 1, "workers": 2}
     assert ended(out) == {"done": 4 - len(ended_before), "skipped": len(ended_before), "failed": 1}
@@ -184,9 +187,9 @@ def test_scans_and_results_behind_urls_and_a_killed_worker_which_costs_nothing(
     assert ended(out) == {"done": 3, "skipped": 1, "failed": 1}
     assert masks(out) == masks(alone)
     assert journalled(out) == dict.fromkeys(("s0", "s1", "s2", "s3"), 1)
-    assert {row["source"] for row in rows(out)} == {f"file://{path}" for path in many.iterdir()}
+    assert {row["source"] for row in summary_rows(out)} == {f"file://{path}" for path in many.iterdir()}
     assert {case.scan.source for case in read_results(out / "results.json").cases} == {
-        row["source"] for row in rows(out)
+        row["source"] for row in summary_rows(out)
     }
     assert len(list((out / "pictures").glob("*.png"))) == 3
     assert {path.name for path in out.iterdir() if not path.name.endswith(".nii.gz")} == {

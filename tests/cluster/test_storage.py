@@ -11,8 +11,8 @@ import nibabel
 import pytest
 
 import parotid_seg.cluster.mirror as mirror_module
+from parotid_seg.cluster.host import Stage
 from parotid_seg.cluster.mirror import FORGOTTEN_S, RUNNING, Mirror, mirrored
-from parotid_seg.cluster.stage import Stage
 from parotid_seg.cluster.urls import find_anywhere, url_of
 from parotid_seg.errors import InputError, OutputError
 from parotid_seg.runtime.pipeline.discovery import Case, name_cases

@@ -16,13 +16,12 @@ from typing import Any
 
 from parotid_seg.runtime.engines import engine_benchmark
 from parotid_seg.runtime.engines.base import Backend, PendingChunk
-from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
+from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark, usual_chunk
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.onnxruntime import cuda
 from parotid_seg.runtime.engines.onnxruntime.cuda import OnnxRuntimeCudaBackend
 from parotid_seg.runtime.engines.onnxruntime.onnxruntime_engine import candidates
 from parotid_seg.runtime.engines.registry import Request, ready
-from parotid_seg.runtime.engines.usual_chunk import usual_chunk
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Volume
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 
 from parotid_seg.dataset.build import Built
 from tests.dicom_series import Change, ct_voxels, lay, save, uid, write_series
+from tests.small_files import read_table
 
 Box = tuple[slice, slice, slice]
 Rois = Sequence[tuple[str, Box | None]]
@@ -162,8 +162,7 @@ def _references(headers: Sequence[Dataset], frame: str, refers: bool) -> Dataset
 
 
 def rows(data: Path, name: str = "left_out.csv") -> list[dict[str, str]]:
-    with (data.with_name(f"{data.name}.private") / name).open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read_table(data.with_name(f"{data.name}.private") / name)
 
 
 def reasons(data: Path, kind: str) -> list[str]:

@@ -11,16 +11,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from parotid_seg.dataset.build import build
-from tests.dataset.studies import (
-    GLANDS,
-    LEFT_BOX,
-    RIGHT_BOX,
-    SHAPE,
-    Made,
-    box_mask,
-    reasons,
-    rows,
-)
+from tests.dataset.studies import GLANDS, LEFT_BOX, RIGHT_BOX, SHAPE, Made, box_mask, reasons, rows
 
 pytestmark = [
     pytest.mark.slow,

@@ -8,16 +8,7 @@ from pydicom.dataset import Dataset
 
 from parotid_seg.dataset.build import build
 from parotid_seg.dataset.dataset_options import DataSetOptions
-from tests.dataset.studies import (
-    GLANDS,
-    LEFT_BOX,
-    RIGHT_BOX,
-    Made,
-    change_file,
-    rows,
-    write_structures,
-    write_study,
-)
+from tests.dataset.studies import GLANDS, LEFT_BOX, RIGHT_BOX, Made, change_file, rows, write_structures, write_study
 from tests.dataset.test_faulty_contours import OTHER_BOX
 
 pytestmark = [

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from parotid_seg.dataset.gaps import without_gaps
+from parotid_seg.dataset.convert import without_gaps
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.metrics import dice

@@ -9,12 +9,7 @@ import pytest
 
 from parotid_seg.dataset.build import build
 from parotid_seg.dataset.dataset_options import DataSetOptions
-from tests.dataset.studies import (
-    GLANDS,
-    LEFT_BOX,
-    rows,
-    write_study,
-)
+from tests.dataset.studies import GLANDS, LEFT_BOX, rows, write_study
 
 HU = (-200.0, 300.0)
 

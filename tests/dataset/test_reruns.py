@@ -11,10 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from parotid_seg.dataset.build import build
-from parotid_seg.dataset.convert import write_volume
 from parotid_seg.dataset.dataset_options import DataSetOptions
 from parotid_seg.errors import InputError
-from parotid_seg.scan.nifti import NiftiScan, read_mask
+from parotid_seg.scan.nifti import NiftiScan, read_mask, write_volume
 from parotid_seg.train.data.data_set import open_data_set
 from tests.dataset.studies import (
     GLANDS,

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from parotid_seg.errors import ModelError
-from parotid_seg.export.engine_layers import Layer, plain_type
+from parotid_seg.export.ops_by_dtype import Layer, plain_type
 from parotid_seg.runtime.engines.tensorrt.library import import_library, library_named, log_of
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from parotid_seg.contract import METADATA_KEY, Contract, Grid
 from parotid_seg.runtime.engines.model_file import graph_hash, sealed
 
+rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX is missing: pip install tensorrt-rtx"
+)
 GRID = Grid(size=8, spacing_mm=20.0, offsets_mm=(-3.0, 0.0, 3.0))
 CONTRACT = Contract(
     labels=("background", "gland"), channels=("CT",), windows=((-200.0, 300.0),), grid=GRID, precision="fp16"

@@ -31,14 +31,11 @@ from parotid_seg.runtime.engines.engine_file import (
 )
 from parotid_seg.runtime.engines.gpu import Gpu
 from parotid_seg.runtime.engines.tensorrt import library as trt_library
-from tests.export.small_model import CONTRACT, write_small_model
+from tests.export.small_model import CONTRACT, rtx, write_small_model
 
 pytestmark = pytest.mark.slow
 
 
-rtx = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX is missing: pip install tensorrt-rtx"
-)
 ADA = Gpu("NVIDIA RTX 4000 Ada", (8, 9), "13.0")
 SMALL = BatchProfile(1, 2, 4)
 

@@ -1,6 +1,5 @@
 """`export --engine tensorrt-rtx` and `--triton`, for real and without a GPU, and what cannot be done here."""
 
-import importlib.util
 import json
 import re
 import resource
@@ -13,17 +12,15 @@ import pytest
 
 from parotid_seg.errors import InputError, ModelError, OutputError
 from parotid_seg.export import verified_export as module
-from parotid_seg.export.engine_layers import describe_network
 from parotid_seg.export.export_options import ExportOptions
+from parotid_seg.export.ops_by_dtype import describe_network
 from parotid_seg.export.verified_export import export
 from parotid_seg.runtime.engines.engine_file import BatchProfile, read_sidecar
 from parotid_seg.runtime.engines.gpu import find_gpu
 from tests.command_line import Run
+from tests.export.small_model import rtx
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("translated_before")]
-rtx = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX is missing: pip install tensorrt-rtx"
-)
 
 
 def options(two: Path, **more: Any) -> ExportOptions:

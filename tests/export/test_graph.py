@@ -10,11 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError
-from parotid_seg.export.candidates import run_of
+from parotid_seg.export.candidates import quantise, run_of
 from parotid_seg.export.onnx_file import halve_weights
 from parotid_seg.export.ops_by_dtype import of_graph, of_run, work_of
 from parotid_seg.export.parity import Parity
-from parotid_seg.export.quantise import quantise
 from parotid_seg.export.window_order import in_window_order
 from parotid_seg.runtime.engines.rewriting.precision import LADDER, lower, module_of
 from parotid_seg.scan.chunks import Inputs
@@ -79,11 +78,7 @@ def types_of(model: onnx.ModelProto) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("rungs", [0, 1, 4])
-def test_fp16_is_where_it_is_asked_for(
-    translated: tuple[onnx.ModelProto, Contract],
-    chunk: Inputs,
-    rungs: int,
-) -> None:
+def test_fp16_is_where_it_is_asked_for(translated: tuple[onnx.ModelProto, Contract], chunk: Inputs, rungs: int) -> None:
     kept = LADDER[:rungs]
     lowered = lower(translated[0], "fp16", lambda node: any(rung.holds(node) for rung in kept))
     onnx.checker.check_model(lowered, full_check=True)

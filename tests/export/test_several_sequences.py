@@ -1,6 +1,5 @@
 """Train, export, infer, evaluate on MR of three sequences, as a user walks it; the tumour shows in the third only."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ from parotid_seg.errors import InputError
 from parotid_seg.export import verified_export as module
 from parotid_seg.runtime.inspection import inspect
 from tests.command_line import Run
+from tests.small_files import summary_rows
 from tests.train.conftest import CONTRAST, SMALL
 
 pytestmark = pytest.mark.slow
@@ -54,8 +54,7 @@ def model(command: Run, run: Path, held_out: Path) -> Path:
 
 
 def rows(folder: Path) -> dict[str, dict[str, str]]:
-    with (folder / "summary.csv").open() as file:
-        return {row["case"]: row for row in csv.DictReader(file)}
+    return {row["case"]: row for row in summary_rows(folder)}
 
 
 def test_gland_and_tumour_of_patients_it_has_not_seen(

@@ -40,7 +40,7 @@ RECEIVERS = {
         "profile": "IOptimizationProfile",
         "cache": "ITimingCache",
     },
-    "export/engine_layers.py": {"network": "INetworkDefinition"},
+    "export/ops_by_dtype.py": {"network": "INetworkDefinition"},
     "../tests/export/built_layers.py": {"inspector": "EngineInspector"},
     "bench/layers.py": {"cuda_engine": "ICudaEngine", "config": "IRuntimeConfig", "inspector": "EngineInspector"},
 }

@@ -9,17 +9,10 @@ from pathlib import Path
 
 import torch
 
-from parotid_seg.contract import Grid
 from parotid_seg.train.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint
-from parotid_seg.train.config import NetworkConfig, TrainConfig
 from parotid_seg.train.transfer import start_from
 from tests.fuzz.mutate import feed
-
-SMALL = TrainConfig(
-    grid=Grid(size=16, offsets_mm=(0.0,)),
-    network=NetworkConfig(embed_dim=8, depths=(1, 1), heads=(1, 1), window=2, stem=(4, 4)),
-)
-LABELS = ("background", "parotid_left")
+from tests.train.test_checkpoint import LABELS, SMALL
 
 
 def pickled(content: bytes) -> bytes:

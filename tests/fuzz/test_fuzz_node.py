@@ -19,6 +19,7 @@ from tests.fuzz.memory import little_memory
 from tests.fuzz.mutate import LONGEST_S, mutant, numbers
 from tests.node.hostile_peers import RELEASE, associate_request, connect, data, pdu, received
 from tests.node.peers import Node, make_series, name_of, send
+from tests.processes.held import held
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # pydicom's, over what is wrong here on purpose
 
@@ -111,11 +112,6 @@ def _say(port: int, first: bytes, rest: bytes | None) -> None:
         except OSError:  # the node has closed it already
             return
         received(connection)
-
-
-def held() -> tuple[int, int]:
-    """Open descriptors and threads of this process."""
-    return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
 
 
 def loop(node: Node, count: int, first: list[bytes], rest: list[bytes] | None) -> None:

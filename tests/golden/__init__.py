@@ -24,10 +24,10 @@ from parotid_seg.dicom.read.series_volume import find_series, read_series
 from parotid_seg.models import DEFAULT_MODEL, example_folder
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.load import load_backend
-from parotid_seg.runtime.pipeline.rules import RULES_VERSION
 from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.runtime.segmentation.locate import Prepared, labels_of_scan
 from parotid_seg.runtime.segmentation.segment import asking, postprocess, prepare, segment_volume
+from parotid_seg.runtime.segmentation.segmentation_options import RULES_VERSION
 from parotid_seg.scan.chunks import CroppedScan, SliceChunker
 from parotid_seg.scan.nifti import NiftiScan, read_nifti, write_mask
 from parotid_seg.scan.volume import Mask

@@ -9,15 +9,15 @@ import pytest
 
 from parotid_seg.models import DEFAULT_MODEL, example_folder
 from parotid_seg.runtime.engines.load import load_backend
-from parotid_seg.runtime.pipeline.rules import RULES_VERSION
 from parotid_seg.runtime.segmentation.segment import segment_volume
+from parotid_seg.runtime.segmentation.segmentation_options import RULES_VERSION
 from parotid_seg.scan.nifti import read_nifti
 from tests import golden
 
 WHAT_TO_DO = (
     "reading, resampling or clean-up gives another result than before. If that is not meant, it is a bug. If it is, "
-    "raise RULES_VERSION in parotid_seg/runtime/pipeline/rules.py, so that a rerun does the cases of older versions "
-    "again, and add the new results with: python -m tests.golden"
+    "raise RULES_VERSION in parotid_seg/runtime/segmentation/segmentation_options.py, so that a rerun does the cases "
+    "of older versions again, and add the new results with: python -m tests.golden"
 )
 
 

@@ -10,12 +10,12 @@ import pytest
 from parotid_seg.errors import DeviceMemoryError
 from parotid_seg.models import DEFAULT_MODEL, example_folder
 from parotid_seg.runtime.engines.base import labels_of
+from parotid_seg.runtime.engines.engine_benchmark import usual_chunk
 from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.onnxruntime.cuda import PROVIDER, OnnxRuntimeCudaBackend
 from parotid_seg.runtime.engines.rewriting.gpu_graph import GpuGraph
-from parotid_seg.runtime.engines.usual_chunk import usual_chunk
 from parotid_seg.runtime.tolerance import SAME, difference
 from parotid_seg.scan.chunks import chunks, segmented
 from parotid_seg.scan.intensity import Windows, in_windows

@@ -57,11 +57,7 @@ def built(onnx_path: Path, library: str, batch: BatchProfile) -> Path:
     return out
 
 
-def check(
-    found: Sequence[NDArray[Any]],
-    reference: OnnxRuntimeBackend,
-    inputs: Sequence[Inputs],
-) -> None:
+def check(found: Sequence[NDArray[Any]], reference: OnnxRuntimeBackend, inputs: Sequence[Inputs]) -> None:
     """Labels are onnxruntime's but for sums that are rounded in another order, at the edge of a structure."""
     for got, each in zip(found, inputs, strict=True):
         expected = labels_of(reference, each)

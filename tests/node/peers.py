@@ -19,10 +19,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 from pynetdicom import AE, Association, evt
 
-from parotid_seg.node.calling import RequestingAE
 from parotid_seg.node.ledger import Ledger, SeriesRecord, short_hash
 from parotid_seg.node.listen_options import ListenOptions, Peer
 from parotid_seg.node.reception import SOP_CLASSES
+from parotid_seg.node.send import RequestingAE
 from parotid_seg.node.server import listen
 from parotid_seg.node.work import Segmented
 from tests.dicom_series import ct_voxels, save, uid, write_series
@@ -66,13 +66,25 @@ def fake_segment(folder: Path, out: Path) -> Segmented:
     return Segmented((out / "rtstruct.dcm",), note="left 20.0 ml, right 21.0 ml")
 
 
-class Node:
+class Speaking:
+    """Prints lines."""
+
+    lines: list[str]
+
+    def wait_for(self, true: Callable[[], object], seconds: float = 20.0) -> None:
+        end = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < end, self.lines
+            time.sleep(0.02)
+
+
+class Node(Speaking):
     """A node that runs in a thread."""
 
     def __init__(self, out: Path, segment: Callable[[Path, Path], Segmented] = fake_segment, **options: Any) -> None:
         known: dict[str, Any] = {"allowed": ("TESTER",), "quiet_s": 0.3, "spare_mib": 1, "silence_s": 20.0}
         self.options = ListenOptions(port=free_port(), out=out, **(known | options))
-        self.lines: list[str] = []
+        self.lines = []
         self.calls: list[str] = []
         self.status: int | None = None
         self._segment, self._stop = segment, threading.Event()
@@ -90,12 +102,6 @@ class Node:
     def record(self, series: str) -> SeriesRecord | None:
         path = self.options.out / "state"
         return Ledger(path).get(series) if path.is_dir() else None
-
-    def wait_for(self, true: Callable[[], object], seconds: float = 15.0) -> None:
-        end = time.monotonic() + seconds
-        while not true():
-            assert time.monotonic() < end, self.lines
-            time.sleep(0.02)
 
     def wait_for_status(self, series: str, status: str) -> SeriesRecord:
         self.wait_for(lambda: (found := self.record(series)) is not None and found.status == status)
@@ -180,26 +186,20 @@ NODES = Server(RUN_NODE)
 """Forks nodes."""
 
 
-class Process:
+class Process(Speaking):
     """A node in a process of its own, see `run_node`."""
 
     def __init__(self, out: Path, archive_port: int, seconds: float, quiet_s: float) -> None:
         self.out, self.port = out, free_port()
         run = partial(import_module(RUN_NODE).main, self.port, out, archive_port, seconds, quiet_s)
         self.process = Forked(run, server=NODES)
-        self.lines: list[str] = []
+        self.lines = []
         threading.Thread(target=self._listen, daemon=True).start()
         self.wait_for(lambda: self.lines)
 
     def _listen(self) -> None:
         for line in self.process.stderr:
             self.lines.append(line.rstrip())
-
-    def wait_for(self, true: Callable[[], object], seconds: float = 20.0) -> None:
-        end = time.monotonic() + seconds
-        while not true():
-            assert time.monotonic() < end, self.lines
-            time.sleep(0.02)
 
     def calls(self, kind: str) -> list[str]:
         path = Path(f"{self.out}.calls")

@@ -10,8 +10,8 @@ import pytest
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from parotid_seg.errors import ScanError
-from parotid_seg.node.calling import RequestingAE
 from parotid_seg.node.ledger import DONE, FAILED, SENT
+from parotid_seg.node.send import RequestingAE
 from parotid_seg.node.work import Segmented
 from tests.dicom_series import ct_voxels, write_enhanced
 from tests.node.peers import (

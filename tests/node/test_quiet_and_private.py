@@ -1,6 +1,5 @@
 """What hostile peers leave behind: one short line each, no traceback; and nothing of a node is for others to read."""
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ import pytest
 from parotid_seg.node.ledger import DONE
 from tests.node.hostile_peers import RELEASE, associate_request, connect, data, pdu
 from tests.node.peers import Node, Process, make_series, name_of, send
+from tests.processes.held import held
 
 pytestmark = pytest.mark.slow
 
@@ -82,12 +82,6 @@ def test_folders_and_files_are_for_the_nodes_user_only(
     assert len([path for path in paths if path.suffix == ".dcm"]) == 4
     for path in paths:
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
-
-
-def held() -> tuple[int, int, int]:
-    """Open descriptors, threads and child processes of this process."""
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    return len(list(Path("/proc/self/fd").iterdir())), threading.active_count(), len(children)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts in /proc, which is Linux's")

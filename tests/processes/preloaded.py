@@ -8,16 +8,14 @@ from importlib import import_module
 
 sys.modules["triton"] = None  # type: ignore[assignment]  # it reports leaks if `gc.freeze` was called; needs a GPU
 
-import matplotlib as mpl
 import torch
 
 from parotid_seg.cli import app
 
-mpl.use("Agg")
 logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)  # it misses triton
 torch.set_num_threads(1)
 for name in (
-    "contourpy", "matplotlib.backends.backend_agg", "matplotlib.pyplot", "onnx", "onnxruntime", "onnxscript",
+    "contourpy", "matplotlib.backends.backend_agg", "matplotlib.figure", "onnx", "onnxruntime", "onnxscript",
     "rich.progress", "timm", "torch._dynamo", "torch.distributed.run", "torch.utils.serialization",
     "parotid_seg.export.verified_export", "parotid_seg.runtime.pipeline.run", "parotid_seg.train.exit_status",
     "parotid_seg.train.stages",

@@ -1,6 +1,5 @@
 """`parotid-seg evaluate A B --references R`: paired differences of two sets of masks, and a verdict in words."""
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,17 +15,12 @@ from parotid_seg.metrics import bootstrap_mean
 from parotid_seg.records import schema_text
 from parotid_seg.runtime.compare import FEWEST, ComparisonRecord, Difference, compare, paired_confidence
 from tests.command_line import Run
+from tests.small_files import AFFINE, read_table, save_mask
 
 pytestmark = pytest.mark.slow
 
-AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 SCHEMA = Path(__file__).parents[2] / "docs" / "comparison.schema.json"
 PATIENTS = [f"p{number}" for number in range(8)]
-
-
-def save(path: Path, labels: NDArray[np.uint8]) -> None:
-    path.parent.mkdir(exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(labels, AFFINE), path)
 
 
 def glands(left: int = 6, right: int = 6) -> NDArray[np.uint8]:
@@ -40,9 +34,9 @@ def glands(left: int = 6, right: int = 6) -> NDArray[np.uint8]:
 def folders(tmp_path: Path) -> Path:
     """References; A, which lacks one or two layers of each gland; and B, which is nearer."""
     for number, name in enumerate(PATIENTS):
-        save(tmp_path / "r" / f"{name}.nii.gz", glands())
-        save(tmp_path / "a" / f"{name}.nii.gz", glands(4, 4 + number % 2))
-        save(tmp_path / "b" / f"{name}.nii.gz", glands(5, 5 + number % 2))
+        save_mask(tmp_path / "r" / f"{name}.nii.gz", glands())
+        save_mask(tmp_path / "a" / f"{name}.nii.gz", glands(4, 4 + number % 2))
+        save_mask(tmp_path / "b" / f"{name}.nii.gz", glands(5, 5 + number % 2))
     return tmp_path
 
 
@@ -81,7 +75,7 @@ def test_equal_masks_have_no_difference(folders: Path) -> None:
 
 def test_what_comes_and_goes_is_no_difference(folders: Path) -> None:
     for number, name in enumerate(PATIENTS):
-        save(folders / "b" / f"{name}.nii.gz", glands(4 + 2 * (number % 2) - 1, 4 + number % 2))
+        save_mask(folders / "b" / f"{name}.nii.gz", glands(4 + 2 * (number % 2) - 1, 4 + number % 2))
     result = run(folders)
     assert result.better is None
     assert result.verdict.startswith("no difference in DSC can be told")
@@ -93,8 +87,8 @@ def test_figures_that_contradict_each_other(folders: Path) -> None:
     for name in PATIENTS:
         far = glands()
         far[1:5, 2:6, 11], far[7:11, 2:6, 11] = 1, 2
-        save(folders / "b" / f"{name}.nii.gz", far)
-        save(folders / "a" / f"{name}.nii.gz", glands(4, 4))
+        save_mask(folders / "b" / f"{name}.nii.gz", far)
+        save_mask(folders / "a" / f"{name}.nii.gz", glands(4, 4))
     result = run(folders)
     dsc, distance = found(result, "glands", "dsc"), found(result, "glands", "hd95_mm")
     assert (dsc.better, distance.better) == ("B", "A")
@@ -115,7 +109,7 @@ def test_too_few_patients_for_a_verdict(folders: Path) -> None:
 def test_missing_patients_are_named(command: Run, folders: Path) -> None:
     (folders / "a" / "p1.nii.gz").unlink()
     (folders / "b" / "p2.nii.gz").unlink()
-    save(folders / "b" / "extra.nii.gz", glands())
+    save_mask(folders / "b" / "extra.nii.gz", glands())
     done = command("evaluate", folders / "a", folders / "b", "--references", folders / "r")
     assert done.returncode == 0, done.stderr
     assert "not compared, since missing in A: extra, p1" in done.stdout
@@ -125,7 +119,7 @@ def test_missing_patients_are_named(command: Run, folders: Path) -> None:
 
 
 def test_a_gland_that_one_set_lacks_has_no_distance_and_is_named(folders: Path) -> None:
-    save(folders / "b" / "p3.nii.gz", glands(0, 5))
+    save_mask(folders / "b" / "p3.nii.gz", glands(0, 5))
     result = run(folders)
     assert found(result, "parotid_left", "hd95_mm").left_out == ["p3"]
     assert found(result, "parotid_left", "dsc").patients == len(PATIENTS), "a DSC of 0 counts"
@@ -134,9 +128,9 @@ def test_a_gland_that_one_set_lacks_has_no_distance_and_is_named(folders: Path) 
 
 def test_what_is_absent_in_a_set_and_the_reference_is_in_no_mean(folders: Path) -> None:
     """A finds nothing where nothing is, and so has no figure; B does. The patient counts by the other gland."""
-    save(folders / "r" / "p0.nii.gz", glands(0))
-    save(folders / "a" / "p0.nii.gz", glands(0, 4))
-    save(folders / "b" / "p0.nii.gz", glands(2, 5))
+    save_mask(folders / "r" / "p0.nii.gz", glands(0))
+    save_mask(folders / "a" / "p0.nii.gz", glands(0, 4))
+    save_mask(folders / "b" / "p0.nii.gz", glands(2, 5))
     result = run(folders)
     assert found(result, "parotid_left", "dsc").left_out == ["p0"]
     assert found(result, "glands", "dsc").patients == len(PATIENTS)
@@ -146,7 +140,7 @@ def test_labels_are_matched_by_name(folders: Path) -> None:
     expected = run(folders).differences
     for path in (folders / "b").glob("*.nii.gz"):
         labels = np.asarray(nibabel.load(path).dataobj)
-        save(path, np.array([0, 3, 1], np.uint8)[labels])
+        save_mask(path, np.array([0, 3, 1], np.uint8)[labels])
     names = {"background": 0, "Parotid_R": 1, "tumour": 2, "Parotid_L": 3}
     (folders / "b" / "dataset.json").write_text(json.dumps({"labels": names}))
     ours = {"background": 0, "parotid_left": 1, "parotid_right": 2}
@@ -176,7 +170,7 @@ def test_the_files_fit_the_schema(command: Run, folders: Path, snapshot: Callabl
     snapshot(text, SCHEMA)
     content = json.loads((folders / "out.json").read_text())
     jsonschema.validate(content, json.loads(text), jsonschema.Draft202012Validator)
-    rows = list(csv.DictReader((folders / "out.csv").read_text().splitlines()))
+    rows = read_table(folders / "out.csv")
     assert len(rows) == len(content["differences"])
     assert rows[0]["structure"] == "parotid_left"
     assert float(rows[0]["difference"]) == content["differences"][0]["difference"]

@@ -1,6 +1,5 @@
 """`parotid-seg evaluate`: the right pairs are compared, and wrong ones are refused."""
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,6 @@ import jsonschema
 import nibabel
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.records import record_text, schema_text
@@ -18,17 +16,12 @@ from parotid_seg.runtime.evaluation import Evaluation, evaluate
 from parotid_seg.runtime.evaluation_record import EvaluationRecord, record_of
 from tests.command_line import Run
 from tests.dicom.read.dose_files import write_rtdose
+from tests.small_files import AFFINE, read_table, save_mask
 
 pytestmark = pytest.mark.slow
 
-AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 HALF_A_VOXEL = np.outer([1.0, 0, 0, 0], [0, 0, 0, 1.0])
 DOCS = Path(__file__).parents[2] / "docs"
-
-
-def save(path: Path, labels: NDArray[Any], affine: NDArray[np.float64] = AFFINE) -> None:
-    path.parent.mkdir(exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(labels, affine), path)
 
 
 @pytest.fixture
@@ -37,10 +30,10 @@ def folders(tmp_path: Path) -> Path:
     reference[2:4, 2:4, 2:6], reference[6:8, 2:4, 2:6] = 1, 2
     moved = reference.copy()
     moved[:, :, 5] = 0
-    save(tmp_path / "references" / "a.nii.gz", reference)
-    save(tmp_path / "references" / "b.nii.gz", reference)
-    save(tmp_path / "predictions" / "a.nii.gz", reference)
-    save(tmp_path / "predictions" / "b.nii.gz", moved)
+    save_mask(tmp_path / "references" / "a.nii.gz", reference)
+    save_mask(tmp_path / "references" / "b.nii.gz", reference)
+    save_mask(tmp_path / "predictions" / "a.nii.gz", reference)
+    save_mask(tmp_path / "predictions" / "b.nii.gz", moved)
     return tmp_path
 
 
@@ -93,7 +86,7 @@ def test_the_files_fit_the_schema_and_the_table_has_the_same_figures(
     snapshot(text, DOCS / "evaluation.schema.json")
     scores = json.loads((folders / "scores.json").read_text())
     jsonschema.validate(scores, json.loads(text), jsonschema.Draft202012Validator)
-    rows = list(csv.DictReader((folders / "scores.csv").read_text().splitlines()))
+    rows = read_table(folders / "scores.csv")
     assert [(row["case"], row["structure"]) for row in rows] == [(case, name) for case in "ab" for name in GLANDS]
     for row in rows:
         expected = scores["cases"][row.pop("case")]["labels"][row.pop("structure")]
@@ -104,7 +97,7 @@ def test_doses_of_both_masks_and_their_difference(command: Run, folders: Path) -
     """The dose rises by 1 Gy a voxel along the third axis; b's prediction lacks the glands' last layer of four."""
     ramp = np.broadcast_to(np.arange(10, dtype=np.float32), (10, 10, 10))
     for case in "ab":
-        save(folders / "doses" / f"{case}.nii.gz", ramp)
+        save_mask(folders / "doses" / f"{case}.nii.gz", ramp)
     out = folders / "scores.json"
     words = ("evaluate", folders / "predictions", folders / "references", "--dose", folders / "doses", "--out", out)
     done = command(*words)
@@ -116,8 +109,8 @@ def test_doses_of_both_masks_and_their_difference(command: Run, folders: Path) -
     assert scores["means"]["glands mean_error_gy"]["mean"] == pytest.approx(-0.25)
     assert scores["means"]["glands mean_error_abs_gy"]["mean"] == pytest.approx(0.25)
     assert not any("dose" in note for note in scores["notes"])
-    save(folders / "predictions" / "b.nii.gz", np.zeros((10, 10, 10), np.uint8))
-    save(folders / "doses" / "a.nii.gz", ramp[:, :, :4])  # the glands reach to the sixth layer
+    save_mask(folders / "predictions" / "b.nii.gz", np.zeros((10, 10, 10), np.uint8))
+    save_mask(folders / "doses" / "a.nii.gz", ramp[:, :, :4])  # the glands reach to the sixth layer
     command(*words)
     scores = json.loads(out.read_text())
     assert scores["cases"]["b"]["labels"]["parotid_right"]["mean_error_gy"] is None
@@ -143,7 +136,7 @@ def test_an_rtdose_of_a_single_mask_and_of_cases_by_folder(command: Run, folders
 
 
 def test_cases_without_a_dose_are_refused_in_one_line(command: Run, folders: Path) -> None:
-    save(folders / "doses" / "a.nii.gz", np.zeros((10, 10, 10), np.uint8))
+    save_mask(folders / "doses" / "a.nii.gz", np.zeros((10, 10, 10), np.uint8))
     done = command("evaluate", folders / "predictions", folders / "references", "--dose", folders / "doses")
     assert done.returncode == 1
     assert done.stderr == f"parotid-seg: {folders / 'doses'}: --dose: found no dose named b, expected one\n"
@@ -151,7 +144,7 @@ def test_cases_without_a_dose_are_refused_in_one_line(command: Run, folders: Pat
 
 def test_no_dose_is_overwritten(command: Run, folders: Path) -> None:
     for case in "ab":
-        save(folders / "doses" / f"{case}.nii.gz", np.zeros((10, 10, 10), np.uint8))
+        save_mask(folders / "doses" / f"{case}.nii.gz", np.zeros((10, 10, 10), np.uint8))
     dose = folders / "doses" / "a.nii.gz"
     before = dose.read_bytes()
     words = ("evaluate", folders / "predictions", folders / "references", "--dose", folders / "doses", "--out", dose)
@@ -170,7 +163,7 @@ def test_stored_in_another_order_is_the_same_mask(command: Run, folders: Path) -
 
 
 def test_an_empty_prediction_is_counted_not_averaged(command: Run, folders: Path) -> None:
-    save(folders / "predictions" / "b.nii.gz", np.zeros((10, 10, 10), np.uint8))
+    save_mask(folders / "predictions" / "b.nii.gz", np.zeros((10, 10, 10), np.uint8))
     command("evaluate", folders / "predictions", folders / "references", "--out", folders / "scores.json")
     scores = json.loads((folders / "scores.json").read_text())
     assert scores["cases"]["b"]["labels"]["parotid_left"]["hd_mm"] is None
@@ -183,22 +176,24 @@ def test_an_empty_prediction_is_counted_not_averaged(command: Run, folders: Path
     [
         (lambda f: (f / "predictions" / "b.nii.gz").unlink(), "no prediction for b"),
         (lambda f: (f / "references" / "b.nii.gz").unlink(), "no reference for b"),
-        (lambda f: save(f / "predictions" / "b.nii.gz", np.zeros((9, 9, 9), np.uint8)), "expected 10 x 10 x 10"),
+        (lambda f: save_mask(f / "predictions" / "b.nii.gz", np.zeros((9, 9, 9), np.uint8)), "expected 10 x 10 x 10"),
         (
-            lambda f: save(f / "predictions" / "b.nii.gz", np.zeros((10, 10, 10), np.uint8), np.eye(4)),
+            lambda f: save_mask(f / "predictions" / "b.nii.gz", np.zeros((10, 10, 10), np.uint8), np.eye(4)),
             "they lie up to",
         ),
         (
-            lambda f: save(f / "predictions" / "b.nii.gz", np.zeros((10, 10, 10), np.uint8), AFFINE + HALF_A_VOXEL),
+            lambda f: save_mask(
+                f / "predictions" / "b.nii.gz", np.zeros((10, 10, 10), np.uint8), AFFINE + HALF_A_VOXEL
+            ),
             "they lie up to 1.00 mm apart (voxels of 3 x 2 x 2 mm)",
         ),
-        (lambda f: save(f / "predictions" / "b.nii.gz", np.full((10, 10, 10), 7, np.uint8)), "found label 7"),
+        (lambda f: save_mask(f / "predictions" / "b.nii.gz", np.full((10, 10, 10), 7, np.uint8)), "found label 7"),
         (
-            lambda f: save(f / "predictions" / "b.nii", np.zeros((10, 10, 10), np.uint8)),
+            lambda f: save_mask(f / "predictions" / "b.nii", np.zeros((10, 10, 10), np.uint8)),
             "predictions: found b.nii and b.nii.gz, expected one file of case b",
         ),
         (
-            lambda f: save(f / "references" / "b_0000.nii.gz", np.zeros((10, 10, 10), np.uint8)),
+            lambda f: save_mask(f / "references" / "b_0000.nii.gz", np.zeros((10, 10, 10), np.uint8)),
             "references: found b.nii.gz and b_0000.nii.gz, expected one file of case b",
         ),
     ],
@@ -329,7 +324,7 @@ def test_a_number_that_nothing_names_is_refused(folders: Path) -> None:
     name_labels(folders / "references", {"background": 0, "parotid_left": 1, "parotid_right": 2})
     labels = np.zeros((10, 10, 10), np.uint8)
     labels[0, 0, 0] = 3
-    save(folders / "references" / "b.nii.gz", labels)
+    save_mask(folders / "references" / "b.nii.gz", labels)
     with pytest.raises(
         ScanError, match=r"references/b.nii.gz: found label 3, expected one of 0, 1, 2: references have 1"
     ):
@@ -353,8 +348,8 @@ def test_ignored_voxels_are_in_no_figure(folders: Path, number: int) -> None:
         reference, prediction = truth.copy(), truth.copy()
         reference[:, :, 2:4] = number
         prediction[:, :, 2:4] = np.random.default_rng(0).integers(0, 3, (10, 10, 2))
-        save(folders / "references" / f"{case}.nii.gz", reference)
-        save(folders / "predictions" / f"{case}.nii.gz", prediction)
+        save_mask(folders / "references" / f"{case}.nii.gz", reference)
+        save_mask(folders / "predictions" / f"{case}.nii.gz", prediction)
     result = evaluate(folders / "predictions", folders / "references")
     assert "ignore dsc" not in result.means
     for name in GLANDS:
@@ -368,7 +363,7 @@ def test_ignored_voxels_are_in_no_figure(folders: Path, number: int) -> None:
 
 def test_a_case_of_nothing_but_ignored_voxels_is_refused(folders: Path) -> None:
     name_labels(folders, {"background": 0, "parotid_left": 1, "parotid_right": 2, "ignore": 3})
-    save(folders / "references" / "b.nii.gz", np.full((10, 10, 10), 3, np.uint8))
+    save_mask(folders / "references" / "b.nii.gz", np.full((10, 10, 10), 3, np.uint8))
     with pytest.raises(ScanError, match=r"b.nii.gz: every voxel is labelled 'ignore'"):
         evaluate(folders / "predictions", folders / "references")
 
@@ -377,7 +372,7 @@ def test_what_is_absent_in_both_masks_raises_no_mean(command: Run, folders: Path
     for side in ("predictions", "references"):
         labels = np.asarray(nibabel.load(folders / side / "b.nii.gz").dataobj).copy()
         labels[labels == 1] = 0
-        save(folders / side / "b.nii.gz", labels)
+        save_mask(folders / side / "b.nii.gz", labels)
     done = command("evaluate", folders / "predictions", folders / "references", "--out", folders / "scores.json")
     assert "absent in both masks, not scored: parotid_left in 1 case (b)" in done.stdout
     scores = json.loads((folders / "scores.json").read_text())

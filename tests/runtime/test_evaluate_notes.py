@@ -4,24 +4,16 @@ structures that were not written."""
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.compare import compare
 from parotid_seg.runtime.evaluation import evaluate
 from tests.command_line import Run
-
-AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
-
-
-def save(path: Path, labels: NDArray[Any]) -> None:
-    path.parent.mkdir(exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(labels, AFFINE), path)
+from tests.small_files import save_mask
 
 
 @pytest.fixture
@@ -30,7 +22,7 @@ def folders(tmp_path: Path) -> Path:
     reference[2:4, 2:4, 2:6], reference[6:8, 2:4, 2:6] = 1, 2
     for place in ("references", "predictions"):
         for case in "ab":
-            save(tmp_path / place / f"{case}.nii.gz", reference)
+            save_mask(tmp_path / place / f"{case}.nii.gz", reference)
     return tmp_path
 
 
@@ -50,7 +42,7 @@ def test_a_single_file_is_named_by_what_it_is(command: Run, folders: Path) -> No
 def test_exchanged_sides_are_named(command: Run, folders: Path, cases: str) -> None:
     for case in cases:
         reference = np.asarray(nibabel.load(folders / "references" / f"{case}.nii.gz").dataobj)
-        save(folders / "predictions" / f"{case}.nii.gz", np.array([0, 2, 1], np.uint8)[reference])
+        save_mask(folders / "predictions" / f"{case}.nii.gz", np.array([0, 2, 1], np.uint8)[reference])
     done = command("evaluate", folders / "predictions", folders / "references")
     names = {"a": "1 case (a)", "ab": "2 cases (a, b)"}[cases]
     told = "left and right seem exchanged between predictions and references, DSC 0.00, 1.00 when exchanged: "
@@ -61,7 +53,7 @@ def test_exchanged_sides_are_named(command: Run, folders: Path, cases: str) -> N
 def only_left(folders: Path) -> None:
     """Masks as `infer --only parotid_left` leaves them."""
     for path in (folders / "predictions").glob("*.nii.gz"):
-        save(path, np.array([0, 1, 0], np.uint8)[np.asarray(nibabel.load(path).dataobj)])
+        save_mask(path, np.array([0, 1, 0], np.uint8)[np.asarray(nibabel.load(path).dataobj)])
     model = {"contract": {"labels": ["background", "parotid_left", "parotid_right"]}}
     content = {"model": model, "options": {"only": ["parotid_left"], "tta": False}}
     (folders / "predictions" / "run.json").write_text(json.dumps(content))
@@ -118,8 +110,8 @@ def test_a_case_is_named_once_in_a_note_on_its_dose(folders: Path) -> None:
     """Prediction and reference lie outside the dose in different shares."""
     for case in "ab":
         dose = np.ones((7, 10, 10), np.float32)
-        save(folders / "doses" / f"{case}.nii.gz", dose)
-        save(folders / "predictions" / f"{case}.nii.gz", np.full((10, 10, 10), 2, np.uint8))
+        save_mask(folders / "doses" / f"{case}.nii.gz", dose)
+        save_mask(folders / "predictions" / f"{case}.nii.gz", np.full((10, 10, 10), 2, np.uint8))
     notes = evaluate(folders / "predictions", folders / "references", dose=folders / "doses").notes
     assert "partly or wholly outside the dose grid: parotid_right: 2 cases (a, b)" in notes
 

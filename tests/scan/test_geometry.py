@@ -34,11 +34,7 @@ def turned(x: float, y: float, z: float) -> np.ndarray:
     return result
 
 
-def laid(
-    directions: NDArray[Any],
-    spacing: ArrayLike = SPACING,
-    origin: ArrayLike = (90.0, 80.0, -50.0),
-) -> np.ndarray:
+def laid(directions: NDArray[Any], spacing: ArrayLike = SPACING, origin: ArrayLike = (90.0, 80.0, -50.0)) -> np.ndarray:
     affine = np.eye(4)
     affine[:3, :3] = directions * np.array(spacing)
     affine[:3, 3] = origin

@@ -6,13 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parotid_seg.contract import Grid
-from parotid_seg.scan.grid import (
-    axis_mm,
-    body_centre,
-    grid_mm,
-    resampling_matrix,
-    used,
-)
+from parotid_seg.scan.grid import axis_mm, body_centre, grid_mm, resampling_matrix, used
 from parotid_seg.scan.volume import Orientation, Volume
 
 UPRIGHT = Orientation((0, 1, 2), (False, False, False))
@@ -31,12 +25,7 @@ def test_outside_is_air_or_the_last_sample() -> None:
     np.testing.assert_allclose(resampling_matrix(source, beyond, 1.0, clamp=True), [[1, 0, 0], [0, 0, 1]])
 
 
-@given(
-    size=st.integers(3, 60),
-    spacing=st.floats(0.3, 6.0),
-    kernel=st.floats(0.1, 8.0),
-    at=st.floats(0.3, 0.7),
-)
+@given(size=st.integers(3, 60), spacing=st.floats(0.3, 6.0), kernel=st.floats(0.1, 8.0), at=st.floats(0.3, 0.7))
 def test_constants_stay_inside(size: int, spacing: float, kernel: float, at: float) -> None:
     source = axis_mm(size, spacing)
     target = np.array([source[-1] * at])

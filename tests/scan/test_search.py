@@ -8,12 +8,7 @@ from typing import Any
 import pytest
 
 from parotid_seg.scan.search import search
-
-
-def touch(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(path.name)
-    return path
+from tests.small_files import touch
 
 
 def link(path: Path, target: Path | str) -> Path:

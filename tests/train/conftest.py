@@ -1,6 +1,7 @@
 """A data set small enough to train on in seconds: two bright balls, left and right of the middle of a head."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,21 +53,28 @@ features = 16
 """
 
 
-def write_patient(folder: Path, name: str, rng: np.random.Generator) -> None:
-    shape, affine = (50, 50, 24), np.diag([-4.0, -4.0, 3.0, 1.0])
-    x, y, z = np.meshgrid(*[np.arange(size) for size in shape], indexing="ij")
+SHAPE, AFFINE = (50, 50, 24), np.diag([-4.0, -4.0, 3.0, 1.0])
+X, Y, Z = np.meshgrid(*[np.arange(size) for size in SHAPE], indexing="ij")
+
+
+def draw_head(rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The middle (x, y) of a head, and its voxels."""
     centre = 24 + rng.uniform(-3, 3, size=2)
-    head = ((x - centre[0]) / 17) ** 2 + ((y - centre[1]) / 21) ** 2 < 1
-    data = np.where(head, 0, -1024) + head * rng.normal(0, 15, shape)
-    labels = np.zeros(shape, np.uint8)
+    return centre, ((X - centre[0]) / 17) ** 2 + ((Y - centre[1]) / 21) ** 2 < 1
+
+
+def write_patient(folder: Path, name: str, rng: np.random.Generator) -> None:
+    centre, head = draw_head(rng)
+    data = np.where(head, 0, -1024) + head * rng.normal(0, 15, SHAPE)
+    labels = np.zeros(SHAPE, np.uint8)
     for value, side in ((1, 1), (2, -1)):  # storage runs to the patient's left, so left is the higher index
-        ball = (x - centre[0] - side * 11) ** 2 + (y - centre[1]) ** 2 + (0.75 * (z - 12)) ** 2 < 4.5**2
+        ball = (X - centre[0] - side * 11) ** 2 + (Y - centre[1]) ** 2 + (0.75 * (Z - 12)) ** 2 < 4.5**2
         labels[ball] = value
         data[ball] += 180
-    nibabel.save(nibabel.Nifti1Image(data.astype(np.int16), affine), folder / "imagesTr" / f"{name}_0000.nii.gz")
-    nibabel.save(nibabel.Nifti1Image(labels, affine), folder / "labelsTr" / f"{name}.nii.gz")
-    organs = np.where(labels > 0, labels, np.where(head & (y < centre[1]), 5, 0)).astype(np.uint8)
-    nibabel.save(nibabel.Nifti1Image(organs, affine), folder / "organsTr" / f"{name}.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(data.astype(np.int16), AFFINE), folder / "imagesTr" / f"{name}_0000.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(labels, AFFINE), folder / "labelsTr" / f"{name}.nii.gz")
+    organs = np.where(labels > 0, labels, np.where(head & (centre[1] > Y), 5, 0)).astype(np.uint8)
+    nibabel.save(nibabel.Nifti1Image(organs, AFFINE), folder / "organsTr" / f"{name}.nii.gz")
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +92,12 @@ def balls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "dataset.json").write_text(json.dumps({"name": "balls", **description}))
     (folder / "splits.json").write_text(json.dumps({"train": names[:4], "validation": names[4:]}))
     return folder
+
+
+@pytest.fixture
+def data(balls: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may change."""
+    return shutil.copytree(balls, tmp_path / "data")
 
 
 @pytest.fixture(scope="session")
@@ -106,25 +120,22 @@ def write_examination(folder: Path, name: str, rng: np.random.Generator) -> None
 
     Each sequence has a scale of its own, as scanners do, from 1e-3 to 3e4 for its brightest tissue.
     """
-    shape, affine = (50, 50, 24), np.diag([-4.0, -4.0, 3.0, 1.0])
-    x, y, z = np.meshgrid(*[np.arange(size) for size in shape], indexing="ij")
-    centre = 24 + rng.uniform(-3, 3, size=2)
-    head = ((x - centre[0]) / 17) ** 2 + ((y - centre[1]) / 21) ** 2 < 1
+    centre, head = draw_head(rng)
 
     def ball(at: NDArray[Any], radius: float) -> NDArray[np.bool_]:
-        return (x - at[0]) ** 2 + (y - at[1]) ** 2 + (0.75 * (z - at[2])) ** 2 < radius**2
+        return (X - at[0]) ** 2 + (Y - at[1]) ** 2 + (0.75 * (Z - at[2])) ** 2 < radius**2
 
     glands = [np.array([centre[0] + side * 10, centre[1], 12]) for side in (-1, 1)]
-    labels = np.zeros(shape, np.uint8)
+    labels = np.zeros(SHAPE, np.uint8)
     for gland in glands:
         labels[ball(gland, 5.5)] = 1
     labels[ball(glands[rng.integers(2)] + rng.uniform(-1, 1, size=3), 3.8)] = 2
     for channel, (tissue, healthy, tumour) in enumerate([(0.4, 0.7, 0.7), (0.35, 0.6, 0.6), (0.4, 0.4, 1.0)]):
         clean = np.select([labels == 2, labels == 1, head], [tumour, healthy, tissue], 0.0)
-        noisy = np.abs(clean + rng.normal(0, 0.03, shape)) * 10 ** rng.uniform(-3, 4.5)
-        image = nibabel.Nifti1Image(noisy.astype(np.float32), affine)
+        noisy = np.abs(clean + rng.normal(0, 0.03, SHAPE)) * 10 ** rng.uniform(-3, 4.5)
+        image = nibabel.Nifti1Image(noisy.astype(np.float32), AFFINE)
         nibabel.save(image, folder / "imagesTr" / f"{name}_{channel:04d}.nii.gz")
-    nibabel.save(nibabel.Nifti1Image(labels, affine), folder / "labelsTr" / f"{name}.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(labels, AFFINE), folder / "labelsTr" / f"{name}.nii.gz")
 
 
 @pytest.fixture(scope="session")

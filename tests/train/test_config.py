@@ -8,8 +8,9 @@ import torch
 
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.train.checkpoint import Checkpoint, save_checkpoint
-from parotid_seg.train.config import NetworkConfig, SegmentConfig, TrainConfig
-from parotid_seg.train.settings import FEW, INITIAL, how_to_go_on, length_note, load_config, resume_advice, to_toml
+from parotid_seg.train.config import INITIAL, NetworkConfig, SegmentConfig, TrainConfig
+from parotid_seg.train.settings import FEW, length_note, load_config, to_toml
+from parotid_seg.train.time_limit import how_to_go_on, resume_advice
 
 
 def test_resolved_settings_read_back_equal(tmp_path: Path) -> None:

@@ -33,11 +33,6 @@ def config(short_config: Path) -> TrainConfig:
     return load_config("compact", short_config, stages=["segment"])
 
 
-@pytest.fixture
-def data(balls: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(balls, tmp_path / "data")
-
-
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")

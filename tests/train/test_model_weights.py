@@ -21,11 +21,7 @@ from parotid_seg.scan.chunks import Inputs, chunks
 from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.train.checkpoint import build_network
 from parotid_seg.train.config import PACKAGED, TrainConfig
-from parotid_seg.train.model_weights import (
-    network_weights,
-    read_model_weights,
-    unfold_norms,
-)
+from parotid_seg.train.model_weights import network_weights, read_model_weights, unfold_norms
 from parotid_seg.train.network import ParotidNet
 from parotid_seg.train.settings import load_config
 from parotid_seg.train.transfer import start_from, training_of

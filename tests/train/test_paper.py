@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -48,8 +47,7 @@ def test_sizes_and_schedule_are_the_published_ones() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
-def test_runs_and_resumes(balls: Path, tmp_path: Path) -> None:
-    data = shutil.copytree(balls, tmp_path / "data")
+def test_runs_and_resumes(data: Path, tmp_path: Path) -> None:
     names = [path.name.removesuffix(".nii.gz") for path in sorted((data / "labelsTr").iterdir())]
     (data / "splits.json").write_text(json.dumps({"train": names[:2], "validation": names[-1:]}))
     run = tmp_path / "run"

@@ -1,13 +1,11 @@
 """Pictures of a training run: what they show, whether there are one or many epochs, structures large or none."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from parotid_seg.scan.volume import Orientation, Volume
@@ -19,14 +17,17 @@ FIGURES = (("loss", "training loss"), ("validation_dsc", "validation DSC"))
 
 
 @pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
-    """Figures that are drawn, kept open until the test ends."""
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Figures that are saved."""
     drawn: list[Figure] = []
-    monkeypatch.setattr(plt, "close", drawn.append)
-    yield drawn
-    monkeypatch.undo()
-    for figure in drawn:
-        plt.close(figure)
+    save = Figure.savefig
+
+    def savefig(figure: Figure, *arguments: Any, **options: Any) -> None:
+        drawn.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return drawn
 
 
 def visible_points(panel: Any) -> int:

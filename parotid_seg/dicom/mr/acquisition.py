@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.file import fill_blank, read_object
 from parotid_seg.dicom.read.groups import images_in
-from parotid_seg.dicom.read.series import Series, Slice
+from parotid_seg.dicom.read.series import Slice
 from parotid_seg.dicom.read.values import Unusable, items_of, text_of, values_of, words_of
 from parotid_seg.errors import ScanError
 
@@ -84,17 +84,12 @@ class Acquisition:
     described: str
 
 
-def read_acquisition(series: Series) -> Acquisition:
-    """The acquisition in the header of a series' first slice.
+def acquisition_of(first: Slice) -> Acquisition:
+    """The acquisition in the header of a slice.
 
     Raises:
         ScanError: if it cannot be read, or is of another image than when the series was found.
     """
-    return acquisition_of(series.slices[0])
-
-
-def acquisition_of(first: Slice) -> Acquisition:
-    """As `read_acquisition`, of any image."""
     with phi_safe(first.path, "DICOM image"):
         header = read_object(first.path, TAGS)
         fill_blank(header)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 
-from parotid_seg.dicom.mr.acquisition import Acquisition, read_acquisition
+from parotid_seg.dicom.mr.acquisition import Acquisition, acquisition_of
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.scan.intensity import is_ct
 
@@ -128,7 +128,7 @@ def sequence_of(series: Series) -> str:
         return series.modality
     if series.part.startswith("plane-"):  # one series in several planes
         return "localizer"
-    return name_of(read_acquisition(series))
+    return name_of(acquisition_of(series.slices[0]))
 
 
 def name_of(how: Acquisition) -> str:

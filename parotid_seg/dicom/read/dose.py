@@ -23,6 +23,7 @@ from parotid_seg.files import size_of
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.dose_grid import DoseGrid, check_gray
 from parotid_seg.scan.foreign import check_room
+from parotid_seg.scan.volume import LPS_TO_RAS
 
 PLAN = "PLAN"
 """DoseSummationType of the dose of a whole plan; the others are parts of it, or sums of several."""
@@ -37,8 +38,6 @@ SAME_MM = 0.01
 """Most distance in mm between two positions that count as equal."""
 AXIAL = 1e-4
 """Most difference from 1 of the z component of an axial plane's normal."""
-TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""Converts LPS to RAS coordinates."""
 # fmt: off
 ATTRIBUTES = (
     "SOPInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "DoseUnits", "DoseType", "DoseSummationType",
@@ -175,4 +174,4 @@ def _geometry(header: Dataset, planes: int) -> tuple[NDArray[np.float64], NDArra
         offsets = (offsets - offsets[0]) * np.sign(normal[2])
     affine = np.eye(4)
     affine[:3] = np.stack([normal, along_column * row_mm, along_row * column_mm, position], axis=1)
-    return TO_RAS @ affine, offsets
+    return LPS_TO_RAS @ affine, offsets

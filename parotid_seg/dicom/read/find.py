@@ -24,7 +24,7 @@ from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.geometry import check_spacing
 from parotid_seg.scan.nifti import MIN_DEPTH_MM, check_extent
-from parotid_seg.scan.search import STRAY, Skipped, folder_of_files
+from parotid_seg.scan.search import STRAY, Skipped, folder_of_files, printable
 from parotid_seg.scan.volume import Orientation
 
 
@@ -112,6 +112,11 @@ class _Gathered:
                                             _Files(kind))  # fmt: skip
             files.paths.append(path)
             files.items.add(path if item is None else item)
+
+    def unreadable_beside(self, paths: Sequence[Path]) -> Path | None:
+        """The first unreadable file of an unknown series in the folders of some files."""
+        folders = {path.parent for path in paths}
+        return next((path for path, uid in self.unreadable.items() if not uid and path.parent in folders), None)
 
     def left_out(self) -> tuple[Skipped, ...]:
         skipped = []
@@ -266,8 +271,7 @@ def _skip_series(
     elif frames and all(frame.derived for frame in frames):
         gathered.derived.append((owner, f"{title}: {error.reason}", list(paths)))
     else:
-        folders = {path.parent for path in paths}
-        beside = next((path for path, uid in gathered.unreadable.items() if not uid and path.parent in folders), None)
+        beside = gathered.unreadable_beside(paths)
         why = f"; {beside.name} beside it cannot be read" if beside else ""
         gathered.skip(f"{title}: {error.reason}{why}", *paths, refused=True, kind=kind, item=title)
 
@@ -341,12 +345,10 @@ def _with_distinct_keys(volumes: Sequence[_Volume]) -> list[_Volume]:
 
 def _beside_damaged(volume: _Volume, gathered: _Gathered) -> Series:
     """A complete series, flagged if a file in its folder cannot be read, as this may be a slice at one of its ends."""
-    folders = {path.parent for path in volume.paths}
-    beside = next((path for path, uid in gathered.unreadable.items() if not uid and path.parent in folders), None)
+    beside = gathered.unreadable_beside(volume.paths)
     if beside is None:
         return volume.series
-    name = "".join(each if each.isprintable() else "_" for each in beside.name)
-    return replace(volume.series, flags=(Flag(FlagCode.DAMAGED_FILE_BESIDE, detail=name),))
+    return replace(volume.series, flags=(Flag(FlagCode.DAMAGED_FILE_BESIDE, detail=printable(beside.name)),))
 
 
 def _is_head_scan(volume: _Volume, gathered: _Gathered) -> bool:

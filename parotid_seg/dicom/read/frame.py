@@ -15,15 +15,7 @@ from parotid_seg.dicom.read.groups import MODALITIES, Place, images_in
 from parotid_seg.dicom.read.layout import layout_of, scaling_of
 from parotid_seg.dicom.read.planes import at_right_angle
 from parotid_seg.dicom.read.series import Slice
-from parotid_seg.dicom.read.values import (
-    Unusable,
-    integer_of,
-    number_of,
-    numbers_of,
-    text_of,
-    uid_of,
-    words_of,
-)
+from parotid_seg.dicom.read.values import Unusable, integer_of, number_of, numbers_of, text_of, uid_of, words_of
 
 NO_SCAN = {
     "LOCALIZER": "localizer",

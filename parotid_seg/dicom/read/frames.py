@@ -26,8 +26,15 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder
 from pydicom.uid import RLELossless
 
-from parotid_seg.dicom.read.codestream import FAMILIES, JPEG_2000, Codestream, codestream_of
-from parotid_seg.dicom.read.decoders import decoded, decoder_for, title_of
+from parotid_seg.dicom.read.decoders import (
+    FAMILIES,
+    JPEG_2000,
+    Codestream,
+    codestream_of,
+    decoded,
+    decoder_for,
+    title_of,
+)
 from parotid_seg.dicom.read.file import DicomFile
 from parotid_seg.dicom.read.layout import Layout
 from parotid_seg.dicom.read.values import Unusable
@@ -105,8 +112,7 @@ class Frames:
     def _compressed(self, file: DicomFile, layout: Layout) -> Iterator[DecodedFrame]:
         syntax = file.transfer_syntax
         decoder = decoder_for(syntax)
-        if decoder is None:
-            raise Unusable(f"compressed as {syntax.name}, for which no decoder is installed")
+        assert decoder is not None, "checked by `layout_of`"
         self._packages.add(decoder.package)
         for image in _codestreams(file.header, layout):
             _check(image, FAMILIES[syntax], layout)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, UID_dictionary
 
-from parotid_seg.dicom.read.codestream import FAMILIES
-from parotid_seg.dicom.read.decoders import INSTALL, decoder_for
+from parotid_seg.dicom.read.decoders import FAMILIES, INSTALL, decoder_for
 from parotid_seg.dicom.read.file import DicomFile
 from parotid_seg.dicom.read.groups import Place
 from parotid_seg.dicom.read.values import NotAnImage, Unusable, integer_of, item_of, number_of, text_of

@@ -63,7 +63,8 @@ def read_voxels(series: Series) -> Pixels:
     Raises:
         ScanError: if a file cannot be read, or has changed since the series was found.
     """
-    _check_room(series)
+    stored = sum(size_of(path) for path in {each.path for each in series.slices})
+    check_room(series.folder, series.voxels, series.voxels * BYTES_A_VOXEL, stored)
     frames = Frames()
     volume = _read_files(series, frames)
     try:
@@ -74,12 +75,6 @@ def read_voxels(series: Series) -> Pixels:
     except Unusable as error:
         raise ScanError(f"{error}", path=series.folder) from None
     return Pixels(voxels, (*frames.flags(), *flags), frames.decoders())
-
-
-def _check_room(series: Series) -> None:
-    """Raise ScanError if the voxels of a series take more memory than its files justify."""
-    stored = sum(size_of(path) for path in {each.path for each in series.slices})
-    check_room(series.folder, series.voxels, series.voxels * BYTES_A_VOXEL, stored)
 
 
 def _read_files(series: Series, frames: Frames) -> _CollectedVoxels:

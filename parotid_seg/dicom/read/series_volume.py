@@ -20,12 +20,10 @@ from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.nifti import NiftiScan, scan_of_image
 from parotid_seg.scan.search import Skipped
-from parotid_seg.scan.volume import Mask, Voxels
+from parotid_seg.scan.volume import LPS_TO_RAS, Mask, Voxels
 
 __all__ = ["Found", "Skipped", "Takes", "find_series", "read_series", "slices_of"]
 
-TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""Converts LPS to RAS coordinates, or back."""
 RIGHT_ANGLE = 1e-4
 """Largest cosine between axes that count as orthogonal: 0.03 mm over 300 mm."""
 
@@ -53,7 +51,7 @@ def read_series(series: Series) -> NiftiScan:
 
 def _image(voxels: Voxels, affine: NDArray[np.float64]) -> Nifti1Image:
     """A volume (slices, rows, columns) with its affine in LPS as NIfTI."""
-    stored = TO_RAS @ affine[:, [2, 1, 0, 3]]
+    stored = LPS_TO_RAS @ affine[:, [2, 1, 0, 3]]
     image = Nifti1Image(voxels.T, stored)
     axes = stored[:3, :3] / np.linalg.norm(stored[:3, :3], axis=0)
     turned = np.abs(axes.T @ axes - np.eye(3)).max() < RIGHT_ANGLE

@@ -21,6 +21,7 @@ from parotid_seg.dicom.read.groups import MODALITIES
 from parotid_seg.dicom.read.layout import check_size
 from parotid_seg.dicom.read.values import NotAnImage, Unusable
 from parotid_seg.files import open_input
+from parotid_seg.wording import by_axes
 
 SAME_MM = 0.01
 """Most mm between images at one position."""
@@ -127,7 +128,7 @@ def _differences(groups: Sequence[Sequence[Frame]]) -> str:
         if len(values) > 1
     ]
     counts = ", ".join(
-        f"{len(group)} of {group[0].size[0]} x {group[0].size[1]} at {_mm(group[0].spacing)} mm"
+        f"{len(group)} of {group[0].size[0]} x {group[0].size[1]} at {by_axes(group[0].spacing)} mm"
         for group in sorted(groups, key=len, reverse=True)[:MOST_NAMED]
     )
     odd = min(groups, key=len)[0].slice.path.name
@@ -348,7 +349,3 @@ def _normal(frame: Frame) -> NDArray[np.float64]:
 def _heights(frames: Sequence[Frame], like: Frame | None = None) -> NDArray[np.float64]:
     """Positions in mm along the normal of the first image, or of another."""
     return np.array([frame.position for frame in frames]) @ _normal(like or frames[0])
-
-
-def _mm(values: Iterable[float]) -> str:
-    return " x ".join(f"{value:.4g}" for value in values)

@@ -89,13 +89,8 @@ def decoded(value: bytes, encodings: list[str]) -> Text:
     name = codecs.lookup(encodings[0]).name
     undeclared = bool(utf8) and name != UTF8 and ESCAPE not in value and (name.startswith(ONE_BYTE) or LOST in text)
     decoded_text = utf8 if undeclared else text
-    others = dict.fromkeys((text, utf8, *_otherwise(value), *_decoded_twice(decoded_text)))
+    others = dict.fromkeys((text, utf8, *(_strictly(value, each) for each in ELSEWHERE), *_decoded_twice(decoded_text)))
     return Text(decoded_text, undeclared, tuple(each for each in others if each and each != decoded_text))
-
-
-def _otherwise(value: bytes) -> Iterator[str]:
-    for name in ELSEWHERE:
-        yield _strictly(value, name)
 
 
 def _decoded_twice(text: str) -> Iterator[str]:

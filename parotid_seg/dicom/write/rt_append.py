@@ -13,9 +13,8 @@ from parotid_seg.dicom.read.rt_items import items_of
 from parotid_seg.dicom.read.rt_read import check_frame, frames_of, read_structure_set
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.read.text import decode_undeclared
-from parotid_seg.dicom.write.identity import UTF8, fits
+from parotid_seg.dicom.write.identity import UTF8, fits, refer_to
 from parotid_seg.dicom.write.objects import add_contributor
-from parotid_seg.dicom.write.references import refer_to
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.codes import ALL_ROIS, Rois, Structure, plain_uid, structures_of

@@ -19,7 +19,7 @@ from parotid_seg.dicom.contours import Points, outlines
 from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.planes import Plane, read_planes
 from parotid_seg.dicom.read.series import Series, Slice
-from parotid_seg.dicom.write.identity import carry_identity, read_source
+from parotid_seg.dicom.write.identity import carry_identity, read_source, refer_to, slice_reference
 from parotid_seg.dicom.write.objects import (
     MAKER,
     NO_NOTES,
@@ -32,7 +32,6 @@ from parotid_seg.dicom.write.objects import (
     line,
     save,
 )
-from parotid_seg.dicom.write.references import refer_to, slice_reference
 from parotid_seg.dicom.write.round_trip import verify_round_trip
 from parotid_seg.dicom.write.rt_append import opened
 from parotid_seg.files import atomic_write

@@ -25,18 +25,8 @@ from pydicom.valuerep import format_number_as_ds
 from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.planes import Plane, read_planes
 from parotid_seg.dicom.read.series import Series
-from parotid_seg.dicom.write.identity import REQUIRED, carry_identity, read_source
-from parotid_seg.dicom.write.objects import (
-    MAKER,
-    NO_NOTES,
-    SERIES_NUMBER,
-    add_maker,
-    check_mask,
-    described,
-    line,
-    save,
-)
-from parotid_seg.dicom.write.references import image_references, slice_reference
+from parotid_seg.dicom.write.identity import REQUIRED, carry_identity, image_references, read_source, slice_reference
+from parotid_seg.dicom.write.objects import MAKER, NO_NOTES, SERIES_NUMBER, add_maker, check_mask, described, line, save
 from parotid_seg.dicom.write.round_trip import verify_round_trip
 from parotid_seg.files import atomic_write
 from parotid_seg.scan.codes import ALL_ROIS, ANATOMICAL_STRUCTURE, LEARNING, Coded, Rois, Structure, structures_of

@@ -131,9 +131,7 @@ def choose(
     stored = _stored_choice(place, by_name)
     if stored is None:
         choice, chosen = _tried(candidates, precision, sizes, measure, today())
-        stored = _stored_choice(
-            place, by_name
-        )  # another process may have stored its choice first; both must use the same
+        stored = _stored_choice(place, by_name)  # another process may have stored one, which both must use
         if stored is not None:
             chosen.close()
     if stored is not None:

@@ -1,4 +1,5 @@
-"""A short benchmark of loaded models: samples per second, and whether the masks are still the same."""
+"""A short benchmark of loaded models on chunks of an ordinary scan: samples per second, and whether the masks are still
+the same."""
 
 from __future__ import annotations
 
@@ -13,18 +14,19 @@ from parotid_seg.contract import Contract
 from parotid_seg.errors import DeviceMemoryError, InputError
 from parotid_seg.models import example_folder
 from parotid_seg.runtime.engines.base import USUAL_BATCH, Backend, Output, Pending
-from parotid_seg.runtime.engines.usual_chunk import usual_chunk
 from parotid_seg.runtime.tolerance import GATES, MaskDifference, difference
-from parotid_seg.scan.chunks import Inputs, segmented
+from parotid_seg.scan.chunks import Inputs, chunks, segmented
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import read_nifti
-from parotid_seg.scan.volume import Mask, Volume
+from parotid_seg.scan.volume import Mask, Orientation, Volume
 
 BUDGET_S = 2.0
 """Seconds for comparing engines, and again for comparing batch sizes; there are always at least two rounds."""
 LEAST_ROUNDS, MOST_ROUNDS = 2, 7
 BATCH_GAIN = 1.05
 """Least gain for which another batch size than the usual one is chosen: less is noise on a shared machine."""
+USUAL_PIXELS, USUAL_PIXEL_MM = 512, 0.9766
+"""Size of a head-and-neck CT: 512 x 512 pixels with a field of view of 500 mm."""
 
 
 class EngineBenchmark:
@@ -130,3 +132,17 @@ def _run(backend: Backend, chunk: Inputs) -> None:
 def _labels(backend: Backend, chunk: Inputs) -> Mask:
     output: Output = backend.start(chunk).result()
     return np.asarray(output if output.ndim == 3 else output.argmax(axis=1), dtype=np.uint8)
+
+
+def usual_chunk(contract: Contract, batch_size: int) -> Inputs:
+    """A chunk of an ordinary planning CT, or of as many slices of another modality: a cylinder of tissue in air."""
+    y, x = np.mgrid[-1 : 1 : USUAL_PIXELS * 1j, -1 : 1 : USUAL_PIXELS * 1j]
+    slice_hu = np.where(y**2 + x**2 < 0.1, 40 + 100 * np.sin(20 * x) * np.cos(20 * y), -1000).astype(np.int16)
+    step_mm = contract.grid.slice_step_mm
+    volume = Volume(
+        np.broadcast_to(slice_hu, (len(contract.channels), batch_size, USUAL_PIXELS, USUAL_PIXELS)),
+        (step_mm, USUAL_PIXEL_MM, USUAL_PIXEL_MM),
+        Orientation((0, 1, 2), (False, False, False)),
+    )
+    volume, windows = in_windows(volume, contract.channels, contract.windows)
+    return next(chunks(volume, windows, contract.grid, batch_size)).inputs

@@ -16,8 +16,7 @@ from parotid_seg.errors import MissingModelError, ModelError, RecordError
 from parotid_seg.files import exists
 from parotid_seg.records import read_bytes
 from parotid_seg.runtime.engines.protobuf import MOST_FIELDS, encoded, fields, messages, text
-from parotid_seg.runtime.segmentation.gland_features import FEATURES
-from parotid_seg.runtime.segmentation.range_features import SCAN_FEATURES, STRUCTURE_FEATURES
+from parotid_seg.runtime.segmentation.features import FEATURES, SCAN_FEATURES, STRUCTURE_FEATURES
 
 SEAL_KEY = "parotid_seg.seal"
 """Key of the metadata entry."""

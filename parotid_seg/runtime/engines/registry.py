@@ -149,7 +149,7 @@ def ready(make: Callable[[], Backend]) -> Backend:
     Raises:
         ParotidSegError: as loading or computing raises it; the model is closed.
     """
-    from parotid_seg.runtime.engines.usual_chunk import usual_chunk
+    from parotid_seg.runtime.engines.engine_benchmark import usual_chunk
 
     backend = make()
     try:

@@ -15,8 +15,7 @@ from typing import TypeVar
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
-from parotid_seg.dicom.read.codestream import FAMILIES
-from parotid_seg.dicom.read.decoders import decoder_for
+from parotid_seg.dicom.read.decoders import FAMILIES, decoder_for
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.pipeline.protocol.worker_stdio import cause, command_of, ends, send

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from parotid_seg.contract import Contract
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import ScanError
@@ -36,14 +34,11 @@ def decision_on(scan: Scan, contract: Contract) -> str:
     except MemoryError:
         return "refused: there is not enough memory for it"
     except ScanError as error:
-        return f"refused: {error.reason if error.path in (None, _path_of(scan)) else error}"
+        path = scan[0].folder if isinstance(scan[0], Series) else place_of(scan[0])
+        return f"refused: {error.reason if error.path in (None, path) else error}"
     notes = sentences(flags)
     return SEGMENTED + (f"; note: {notes}" if notes else "")
 
 
 def _flags_of(scan: Scan, contract: Contract) -> tuple[Flag, ...]:
     return read_for_model(scan, contract)[1].flags
-
-
-def _path_of(scan: Scan) -> Path:
-    return scan[0].folder if isinstance(scan[0], Series) else place_of(scan[0])

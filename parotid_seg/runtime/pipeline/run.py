@@ -9,7 +9,6 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeGuard
 
 from parotid_seg.errors import InputError, OptionError, ScanError
 from parotid_seg.files import exists, make_folder, remove_orphans
@@ -19,20 +18,29 @@ from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.formats.mask_formats import NIFTI
 from parotid_seg.runtime.formats.slicer import write_itksnap_labels
 from parotid_seg.runtime.pipeline.discovery import Case, find_scans, name_cases
-from parotid_seg.runtime.pipeline.earlier import remove_outdated_pictures, to_replace, what_stays
 from parotid_seg.runtime.pipeline.executor import Executor, LocalExecutor
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
 from parotid_seg.runtime.pipeline.journal import Entry, Journal
-from parotid_seg.runtime.pipeline.ownership import LABELS, RESULTS, RUN, SUMMARY, Inputs, Written, names_of
+from parotid_seg.runtime.pipeline.ownership import (
+    LABELS,
+    RESULTS,
+    RUN,
+    SUMMARY,
+    Inputs,
+    Written,
+    names_of,
+    remove_outdated_pictures,
+    to_replace,
+    what_stays,
+)
 from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, CaseRequest, WorkerConfig, failed
-from parotid_seg.runtime.pipeline.rules import determined_by
 from parotid_seg.runtime.pipeline.sources import Scan
 from parotid_seg.runtime.pipeline.writers import is_result
-from parotid_seg.runtime.report.html_report import write_report
 from parotid_seg.runtime.report.identities import PatientIdentity, patients_of
 from parotid_seg.runtime.report.results import results_of
 from parotid_seg.runtime.report.summary import STATUSES, run_record, write_summary
+from parotid_seg.runtime.segmentation.segmentation_options import determined_by
 from parotid_seg.scan.search import Skipped
 from parotid_seg.version import VERSION
 from parotid_seg.wording import counted
@@ -298,7 +306,7 @@ class _Run:
         jobs = [
             CaseRequest(case, self.journal.entries.get(case.name)) for case in cases if case.name not in self._blocked
         ]
-        before = {job.case.name for job in jobs if _is_done(job.known)}
+        before = {job.case.name for job in jobs if job.known and job.known.status == "done"}
         for each in self._executor.do(self.work, jobs):
             entry = each.entry
             if each.status == "done":
@@ -357,11 +365,9 @@ class _Run:
         results = results_of([*self.journal.entries.values(), *unusable], record, patients or {})
         write_record(results, out / RESULTS)
         if options.report:
+            from parotid_seg.runtime.report.page import write_report
+
             write_report(results, out, options.rois)
-
-
-def _is_done(entry: Entry | None) -> TypeGuard[Entry]:
-    return entry is not None and entry.status == "done"
 
 
 def _refused(error: ScanError) -> Entry:

@@ -13,15 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from parotid_seg.files import atomic_write
-from parotid_seg.runtime.report.sheet import (
-    GAP_PX,
-    MOST_STRUCTURES,
-    PANEL_PX,
-    SLICES,
-    TITLE_PX,
-    corner,
-    sheet_size,
-)
+from parotid_seg.runtime.report.sheet import GAP_PX, MOST_STRUCTURES, PANEL_PX, SLICES, TITLE_PX, corner, sheet_size
 from parotid_seg.scan.codes import ALL_ROIS, Rois
 from parotid_seg.scan.components import Box, label_boxes
 from parotid_seg.scan.intensity import Window

@@ -78,7 +78,11 @@ def write_summary(
         sizes = [f"{entry.volumes_ml[name]:.2f}" if name in entry.volumes_ml else "" for name in names]
         gray = [f"{entry.mean_gy[name]:.2f}" if name in entry.mean_gy else "" for name in names if planned]
         alike = [f"{entry.agreement[name]:.3f}" if name in entry.agreement else "" for name in names if flipped]
-        expected = [_dsc(figures.get(name)) for name in names for figures in (entry.expected_dsc, entry.floor_dsc)]
+        expected = [
+            f"{figures[name]:.3f}" if name in figures else ""
+            for name in names
+            for figures in (entry.expected_dsc, entry.floor_dsc)
+        ]
         seconds = [entry.seconds.get(stage, "") for stage in STAGES]
         run_values = [entry.backend, entry.device, entry.precision, entry.failure, entry.mask, entry.place]
         run_values += [entry.series for _ in series]
@@ -87,10 +91,6 @@ def write_summary(
         figures = [*sizes, *expected, *gray, *alike]
         rows.append([entry.case, *patient_values, entry.status, *figures, *flags, *seconds, *run_values])
     write_csv(rows, path)
-
-
-def _dsc(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
 
 
 def run_record(

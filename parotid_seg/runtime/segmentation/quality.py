@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from parotid_seg.calibration import calibration_of
 from parotid_seg.contract import Contract
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.runtime.segmentation.gland_features import gland_features
-from parotid_seg.runtime.segmentation.range_features import range_features
+from parotid_seg.runtime.segmentation.features import gland_features, range_features
 from parotid_seg.scan.chunks import CroppedScan
 from parotid_seg.scan.components import Box
 from parotid_seg.scan.intensity import Windows, is_ct

@@ -131,7 +131,9 @@ def check_hounsfield(voxels: Voxels, spacing_mm: Spacing) -> tuple[Flag, ...]:
     fault = _fault(appearance)
     if fault:
         raise ScanError(f"intensities are not HU: {fault}{_cause(histogram)}")
-    return (*_flags(appearance), *_same_valued(histogram, appearance), *_uneven(samples, step_mm, appearance))
+    spread = unevenness(samples, step_mm, appearance.constants)
+    uneven = (Flag(FlagCode.HU_UNEVEN, value=spread),) if spread > MOST_UNEVEN else ()
+    return (*_flags(appearance), *_same_valued(histogram, appearance), *uneven)
 
 
 def appearance_of(histogram: Counts) -> Appearance | None:
@@ -180,7 +182,7 @@ def _fault(appearance: Appearance) -> str:
         (appearance.bump > MOST_BUMP, f"tissue lies between {BUMP[0]} and {BUMP[1]}, expected dense bone only"),
         (not SHIFTED_RANGE[0] <= appearance.soft <= SHIFTED_RANGE[1], near),
         (
-            appearance.dark < LEAST_DARK and not _air_is_constant(appearance),
+            appearance.dark < LEAST_DARK and not any(-1100 <= value <= -900 for value in appearance.constants),
             f"found {appearance.lowest:g} to {appearance.highest:g}, expected fat near -100 or air near -1000",
         ),
         (appearance.dark >= LEAST_DARK and appearance.scale < SCALE_RANGE[0] and appearance.gain > LEAST_GAIN, near),
@@ -221,11 +223,6 @@ def _same_valued(histogram: Counts, appearance: Appearance) -> tuple[Flag, ...]:
     return (Flag(FlagCode.SAME_VALUED, value=float(share), detail=" and ".join(map(str, counts))),)
 
 
-def _air_is_constant(appearance: Appearance) -> bool:
-    """Whether the air around the patient was set to a number that is air in HU."""
-    return any(-1100 <= value <= -900 for value in appearance.constants)
-
-
 def _clipped(appearance: Appearance) -> tuple[int | None, int | None]:
     """The lowest and the highest value, each if many voxels share it and a CT in HU has values beyond it."""
     low, high = int(appearance.lowest), int(appearance.highest)
@@ -233,12 +230,6 @@ def _clipped(appearance: Appearance) -> tuple[int | None, int | None]:
         low if low in appearance.constants and low > CLIPPED_LOW else None,
         high if high in appearance.constants and high < CLIPPED_HIGH else None,
     )
-
-
-def _uneven(samples: NDArray[np.int32], step_mm: Spacing, appearance: Appearance) -> tuple[Flag, ...]:
-    """A flag if soft tissue has different intensities in different parts of the body."""
-    spread = unevenness(samples, step_mm, appearance.constants)
-    return (Flag(FlagCode.HU_UNEVEN, value=spread),) if spread > MOST_UNEVEN else ()
 
 
 def unevenness(samples: NDArray[np.int32], step_mm: Spacing, constants: tuple[int, ...]) -> float:

@@ -243,17 +243,14 @@ def _load_patient(data: DataSet, case: str, cache: Path, window_hu: Window) -> P
         entry = cache / f"{case}-{SOFT_FOLDER}-{_key(images[0], *files)}"
         if not entry.exists():
             _save_soft(entry, files, images[0])
-        soft, labels = _mapped(entry / "soft.npy", 4), _mapped(entry / "labels.npy", 3)
-        hashes.append(read_record(entry / "sha256.json", str))
-        shown_in = read_record(entry / "shown_in.json", tuple[tuple[int, ...], ...])
+        soft = _mapped(entry / "soft.npy", 4)
+        labels, shown_in = _read_labels(entry, hashes)
     if contoured:
         values = data.stored_values if data.ignore is None else (*data.stored_values, IGNORE, data.ignore)
         entry = cache / f"{case}-{data.label_folder}-{_key(images[0], data.label_path(case), values=values)}"
         if not entry.exists():
             _save_labels(entry, data, case)
-        labels = _mapped(entry / "labels.npy", 3)
-        hashes.append(read_record(entry / "sha256.json", str))
-        shown_in = read_record(entry / "shown_in.json", tuple[tuple[int, ...], ...])
+        labels, shown_in = _read_labels(entry, hashes)
         if data.ignore is not None:
             ignored = _mapped(entry / "ignored.npy", 3)
             known_slices = read_record(entry / "known_slices.json", tuple[int, ...])
@@ -272,6 +269,12 @@ def _load_patient(data: DataSet, case: str, cache: Path, window_hu: Window) -> P
         sha256=facts.sha256,
         labels_sha256=" ".join(hashes),
     )
+
+
+def _read_labels(entry: Path, hashes: list[str]) -> tuple[Mask, tuple[tuple[int, ...], ...]]:
+    """The labels of a cache entry, and the slices that show each; their hash is added to some."""
+    hashes.append(read_record(entry / "sha256.json", str))
+    return _mapped(entry / "labels.npy", 3), read_record(entry / "shown_in.json", tuple[tuple[int, ...], ...])
 
 
 def decoded(data: DataSet, case: str, cache: Path, window_hu: Window) -> tuple[Path, Facts]:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from parotid_seg.contract import Grid
 from parotid_seg.scan.grid import Matrix, axis_mm, grid_mm, resampling_matrix, used
 from parotid_seg.train.config import AugmentConfig, SegmentConfig, TrainConfig
 from parotid_seg.train.data.patients import SHARE_OF_ALL, Patient
@@ -55,49 +54,6 @@ class View(NamedTuple):
     mirrored: bool
 
 
-def view(
-    patient: Patient,
-    index: int,
-    grid: Grid,
-    to_grid: ToGrid,
-    amount: AugmentConfig,
-    mirrored: bool,
-    rng: np.random.Generator,
-) -> View:
-    """One slice on the grid, shifted, scaled, cropped and truncated by random amounts."""
-    depth, height, width = patient.volume.shape
-    spacing_z, spacing_y, spacing_x = patient.volume.spacing_mm
-    crop = rng.uniform(amount.crop, 1.0)
-    scale = crop * np.exp(rng.uniform(-amount.scale, amount.scale)) * np.exp(rng.uniform(-0.05, 0.05, size=2))
-    reach_mm = amount.shift_mm + (1 - crop) * grid.size * grid.spacing_mm / 2
-    shift = rng.uniform(-reach_mm, reach_mm, size=2)
-    rows_mm = patient.centre_mm[0] + shift[0] + scale[0] * grid_mm(grid)
-    columns_mm = patient.centre_mm[1] + shift[1] + scale[1] * grid_mm(grid) * (-1 if mirrored else 1)
-    kernel_mm = grid.kernel_mm * rng.uniform(0.75, 1.5)
-
-    first, last = 0, depth
-    if rng.random() < amount.volume_end_probability:
-        cut = int(rng.integers(0, max(1, round(12.0 / spacing_z))))
-        first, last = (max(0, index - cut), depth) if rng.random() < 0.5 else (0, min(depth, index + cut + 1))
-    slices_mm = axis_mm(depth, spacing_z)[first:last]
-    stretch = 1 + rng.uniform(-amount.slice_scale, amount.slice_scale)
-    wanted_mm = index * spacing_z + stretch * np.asarray(grid.offsets_mm)
-    slice_kernel_mm = grid.slice_kernel_mm * rng.uniform(0.7, 1.7)
-    neighbours = resampling_matrix(slices_mm, wanted_mm, slice_kernel_mm, clamp=True)
-    rows = resampling_matrix(axis_mm(height, spacing_y), rows_mm, kernel_mm)
-    columns = resampling_matrix(axis_mm(width, spacing_x), columns_mm, kernel_mm)
-    used_ranges = [used(weights) for weights in (neighbours, rows, columns)]  # most of a slice is outside the grid
-    voxels = patient.volume.voxels[:, first:last][(slice(None), *used_ranges)]
-    image = to_grid(
-        torch.from_numpy(voxels.astype(np.float32)),
-        torch.from_numpy(patient.windows),
-        torch.from_numpy(rows[:, used_ranges[1]]),
-        torch.from_numpy(columns[:, used_ranges[2]]),
-        torch.from_numpy(neighbours[None, :, used_ranges[0]]),
-    )[0]
-    return View(image, rows_mm, columns_mm, mirrored)
-
-
 class Sampler(Dataset[B]):
     """Draws batches by number; the same seed and number give the same batch in any process.
 
@@ -130,7 +86,39 @@ class Sampler(Dataset[B]):
     def _view(
         self, patient: Patient, index: int, amount: AugmentConfig, mirrored: bool, rng: np.random.Generator
     ) -> View:
-        return view(patient, index, self.config.grid, self.to_grid, amount, mirrored, rng)
+        """One slice on the grid, shifted, scaled, cropped and truncated by random amounts."""
+        grid = self.config.grid
+        depth, height, width = patient.volume.shape
+        spacing_z, spacing_y, spacing_x = patient.volume.spacing_mm
+        crop = rng.uniform(amount.crop, 1.0)
+        scale = crop * np.exp(rng.uniform(-amount.scale, amount.scale)) * np.exp(rng.uniform(-0.05, 0.05, size=2))
+        reach_mm = amount.shift_mm + (1 - crop) * grid.size * grid.spacing_mm / 2
+        shift = rng.uniform(-reach_mm, reach_mm, size=2)
+        rows_mm = patient.centre_mm[0] + shift[0] + scale[0] * grid_mm(grid)
+        columns_mm = patient.centre_mm[1] + shift[1] + scale[1] * grid_mm(grid) * (-1 if mirrored else 1)
+        kernel_mm = grid.kernel_mm * rng.uniform(0.75, 1.5)
+
+        first, last = 0, depth
+        if rng.random() < amount.volume_end_probability:
+            cut = int(rng.integers(0, max(1, round(12.0 / spacing_z))))
+            first, last = (max(0, index - cut), depth) if rng.random() < 0.5 else (0, min(depth, index + cut + 1))
+        slices_mm = axis_mm(depth, spacing_z)[first:last]
+        stretch = 1 + rng.uniform(-amount.slice_scale, amount.slice_scale)
+        wanted_mm = index * spacing_z + stretch * np.asarray(grid.offsets_mm)
+        slice_kernel_mm = grid.slice_kernel_mm * rng.uniform(0.7, 1.7)
+        neighbours = resampling_matrix(slices_mm, wanted_mm, slice_kernel_mm, clamp=True)
+        rows = resampling_matrix(axis_mm(height, spacing_y), rows_mm, kernel_mm)
+        columns = resampling_matrix(axis_mm(width, spacing_x), columns_mm, kernel_mm)
+        used_ranges = [used(weights) for weights in (neighbours, rows, columns)]  # most of a slice is outside the grid
+        voxels = patient.volume.voxels[:, first:last][(slice(None), *used_ranges)]
+        image = self.to_grid(
+            torch.from_numpy(voxels.astype(np.float32)),
+            torch.from_numpy(patient.windows),
+            torch.from_numpy(rows[:, used_ranges[1]]),
+            torch.from_numpy(columns[:, used_ranges[2]]),
+            torch.from_numpy(neighbours[None, :, used_ranges[0]]),
+        )[0]
+        return View(image, rows_mm, columns_mm, mirrored)
 
 
 class SliceSampler(Sampler[Batch]):

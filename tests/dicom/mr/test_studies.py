@@ -9,6 +9,7 @@ from parotid_seg.dicom.mr.studies import kinds_taken, scans_of
 from parotid_seg.dicom.read.find import Found
 from parotid_seg.dicom.read.series import Series, series_key
 from parotid_seg.dicom.read.series_volume import find_series
+from tests.dicom.reading import files_in
 from tests.dicom_series import ct_voxels, lay, uid, write_series
 from tests.mr_studies import DIFFUSION, FLAIR, SHAPE, STIR, T1, T2, write_mr, write_study
 
@@ -21,7 +22,7 @@ CORONAL = lay((4.0, 3.0, 3.0), row=(1, 0, 0), column=(0, 0, -1))
 
 
 def found_in(folder: Path) -> tuple[Series, ...]:
-    return find_series(path for path in sorted(folder.rglob("*")) if path.is_file()).series
+    return find_series(files_in(folder)).series
 
 
 def numbers(scans: list[tuple[Series, ...]]) -> list[list[int | None]]:
@@ -197,7 +198,7 @@ def test_a_channel_that_no_header_tells(tmp_path: Path, channels: tuple[str, ...
 def test_modalities(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", ct_voxels())
     write_study(tmp_path / "mr")
-    files = [path for path in sorted(tmp_path.rglob("*")) if path.is_file()]
+    files = files_in(tmp_path)
 
     def found(*channels: str) -> Found:
         return find_series(files, kinds_taken(channels))

@@ -16,6 +16,7 @@ from parotid_seg.dicom.mr.studies import kinds_taken
 from parotid_seg.dicom.read.find import Found
 from parotid_seg.dicom.read.series_volume import find_series, read_series
 from parotid_seg.flags import Flag, FlagCode
+from tests.dicom.reading import files_in
 from tests.dicom_series import ct_voxels, lay, save, uid, write_enhanced, write_series
 from tests.mr_studies import DIFFUSION, T1, write_mr
 
@@ -26,8 +27,7 @@ SHAPE = (9, 16, 20)
 
 
 def found_in(folder: Path, *channels: str) -> Found:
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return find_series(files, kinds_taken(channels)) if channels else find_series(files)
+    return find_series(files_in(folder), *([kinds_taken(channels)] if channels else []))
 
 
 def refusal(folder: Path) -> str:

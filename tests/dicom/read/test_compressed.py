@@ -32,10 +32,11 @@ from pydicom.uid import (
 )
 
 from parotid_seg.dicom.read import decoders
-from parotid_seg.dicom.read.series_volume import find_series, read_series
+from parotid_seg.dicom.read.series_volume import find_series
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import FlagCode
 from parotid_seg.scan.volume import Volume
+from tests.dicom.reading import compress_with_gdcm, read_only
 from tests.dicom_series import lay, save, write_enhanced
 
 pytestmark = pytest.mark.slow
@@ -116,7 +117,6 @@ def with_imagecodecs(image: NDArray[Any], bits: int) -> bytes:
 
 def with_gdcm(syntax: pydicom.uid.UID) -> Callable[..., bytes]:
     def encode(image: NDArray[Any], bits: int) -> bytes:
-        gdcm = pytest.importorskip("gdcm")
         dataset = pydicom.Dataset()
         dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, "1.2.3"
         dataset.Rows, dataset.Columns = image.shape
@@ -127,16 +127,7 @@ def with_gdcm(syntax: pydicom.uid.UID) -> Callable[..., bytes]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "image.dcm"
             save(dataset, path)
-            reader, changer, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
-            reader.SetFileName(str(path))
-            assert reader.Read()
-            changer.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, GDCM_NAMES[syntax])))
-            changer.SetInput(reader.GetImage())
-            assert changer.Change()
-            writer.SetFileName(str(path))
-            writer.SetFile(reader.GetFile())
-            writer.SetImage(changer.GetOutput())
-            assert writer.Write()
+            compress_with_gdcm(path, GDCM_NAMES[syntax])
             found = pydicom.dcmread(path)
         assert found.file_meta.TransferSyntaxUID == syntax
         return next(generate_frames(found.PixelData, number_of_frames=1))
@@ -185,13 +176,6 @@ def pack(path: Path, encode: Callable[..., bytes], syntax: pydicom.uid.UID) -> P
     return packed
 
 
-def read(*paths: Path) -> tuple[NDArray[Any], Volume]:
-    found = find_series(paths)
-    assert found.left_out == ()
-    volume = read_series(found.series[0]).volume
-    return volume.orientation.to_storage(volume.voxels[0]).T, volume
-
-
 def compressed(
     tmp_path: Path,
     values: NDArray[Any],
@@ -201,14 +185,14 @@ def compressed(
     signed: bool,
 ) -> tuple[NDArray[Any], Volume]:
     """Voxels and volume read from the compressed series."""
-    return read(pack(write(tmp_path / "plain.dcm", values, stored, signed), encode, syntax))
+    return read_only([pack(write(tmp_path / "plain.dcm", values, stored, signed), encode, syntax)])
 
 
 @pytest.mark.parametrize("stored", sorted({stored for _, stored in PRECISIONS}))
 @pytest.mark.parametrize("signed", [False, True])
 def test_the_uncompressed_twins(tmp_path: Path, stored: int, signed: bool) -> None:
     values = waves(stored, signed)
-    voxels, volume = read(write(tmp_path / "plain.dcm", values, stored, signed))
+    voxels, volume = read_only([write(tmp_path / "plain.dcm", values, stored, signed)])
     np.testing.assert_array_equal(voxels, values)
     assert volume.decoders == ()
 
@@ -291,7 +275,7 @@ def test_bits_that_count_may_be_the_highest(tmp_path: Path) -> None:
     dataset = pydicom.dcmread(path)
     dataset.HighBit = 15
     dataset.save_as(path)
-    np.testing.assert_array_equal(read(path)[0], values)
+    np.testing.assert_array_equal(read_only([path])[0], values)
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -342,7 +326,7 @@ def test_files_of_dcmtk(tmp_path: Path, syntax: pydicom.uid.UID, bits: int, sign
     path = write(tmp_path / "plain.dcm", values, bits, signed)
     run_dcmtk(*DCMTK[syntax], path)
     assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == syntax
-    np.testing.assert_array_equal(read(path)[0], values)
+    np.testing.assert_array_equal(read_only([path])[0], values)
 
 
 @pytest.mark.parametrize(("syntax", "option"), [(JPEGBaseline8Bit, "+eb"), (JPEGExtended12Bit, "+ee")])
@@ -351,7 +335,7 @@ def test_jpeg_with_loss_of_dcmtk(tmp_path: Path, syntax: pydicom.uid.UID, option
     values = waves(bits, signed=False)
     path = write(tmp_path / "plain.dcm", values, bits, signed=False)
     run_dcmtk("dcmcjpeg", option, path)
-    voxels, volume = read(path)
+    voxels, volume = read_only([path])
     assert np.abs(voxels - values).max() <= (1 << bits) // 64
     assert FlagCode.LOSSY_COMPRESSION in {flag.code for flag in volume.flags}
 

@@ -12,12 +12,7 @@ import pytest
 import SimpleITK
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ImplicitVRLittleEndian,
-    RLELossless,
-)
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
 from parotid_seg.dicom.read.dose import find_dose, read_dose
 from parotid_seg.errors import ScanError

@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 
 from parotid_seg.dicom.read.series_volume import Found, Skipped, find_series, read_series
 from parotid_seg.flags import Flag, FlagCode
+from tests.dicom.reading import files_in
 from tests.dicom_series import ct_voxels, lay, save, uid, write_enhanced, write_series
 
 pytestmark = pytest.mark.slow
@@ -22,7 +23,7 @@ SHAPE = (9, 16, 20)
 
 
 def all_in(folder: Path) -> Found:
-    return find_series(sorted(path for path in folder.rglob("*") if path.is_file()))
+    return find_series(files_in(folder))
 
 
 def refusal(folder: Path) -> str:

@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import nibabel
 import pytest
 
 from parotid_seg.runtime.engines import load, openvino
@@ -26,6 +27,14 @@ def library(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     return write_small_model(tmp_path / "small.onnx")
+
+
+@pytest.fixture
+def short_example(head: nibabel.Nifti1Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example scan cut to the slices around the glands, to be quick."""
+    (tmp_path / "imagesTr").mkdir()
+    nibabel.save(head, tmp_path / "imagesTr" / "head.nii.gz")
+    monkeypatch.setattr("parotid_seg.runtime.engines.engine_benchmark.example_folder", lambda: tmp_path)
 
 
 @pytest.fixture

@@ -19,10 +19,9 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.autotune import Candidate, cache_folder, choose, place_for
 from parotid_seg.runtime.engines.autotune import _stored_choice as kept_choice
 from parotid_seg.runtime.engines.base import Backend, Done
-from parotid_seg.runtime.engines.engine_benchmark import BUDGET_S, MOST_ROUNDS, EngineBenchmark
+from parotid_seg.runtime.engines.engine_benchmark import BUDGET_S, MOST_ROUNDS, EngineBenchmark, usual_chunk
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
-from parotid_seg.runtime.engines.usual_chunk import usual_chunk
 from parotid_seg.scan.chunks import Inputs
 
 CONTRACT = read_model(DEFAULT_MODEL)[1]

@@ -5,7 +5,6 @@ import importlib.util
 from collections import Counter
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import onnx
 import pytest
@@ -29,11 +28,7 @@ FAR = MaskDifference(changed=9, changed_share=0.5, dsc=0.5, hd95_mm=9.0, volume_
 
 
 @pytest.fixture(autouse=True)
-def short_example(head: nibabel.Nifti1Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache of its own, and the example scan cut to the slices around the glands, to be quick."""
-    (tmp_path / "imagesTr").mkdir()
-    nibabel.save(head, tmp_path / "imagesTr" / "head.nii.gz")
-    monkeypatch.setattr("parotid_seg.runtime.engines.engine_benchmark.example_folder", lambda: tmp_path)
+def own_cache(short_example: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 

@@ -1,8 +1,5 @@
 """An engine's masks of the example scan are compared with those of the reference before it is taken."""
 
-from pathlib import Path
-
-import nibabel
 import numpy as np
 import pytest
 
@@ -26,14 +23,6 @@ class Backwards(OnnxRuntimeBackend):
 
     def start(self, inputs: Inputs) -> Done:
         return Done(np.array([0, 2, 1], np.uint8)[super().start(inputs).result()])
-
-
-@pytest.fixture
-def short_example(head: nibabel.Nifti1Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example scan cut to the slices around the glands, to be quick."""
-    (tmp_path / "imagesTr").mkdir()
-    nibabel.save(head, tmp_path / "imagesTr" / "head.nii.gz")
-    monkeypatch.setattr("parotid_seg.runtime.engines.engine_benchmark.example_folder", lambda: tmp_path)
 
 
 @pytest.mark.usefixtures("short_example")

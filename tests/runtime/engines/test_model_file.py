@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from parotid_seg.calibration import FeatureRange, OperatingRange
 from parotid_seg.contract import METADATA_KEY
 from parotid_seg.errors import ModelError
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.operating_range import FeatureRange, OperatingRange
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.model_file import (
     SEAL_KEY,

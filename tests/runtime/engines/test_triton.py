@@ -1,6 +1,5 @@
 """A model on a server, through tritonclient and a stand-in that speaks Triton's protocol."""
 
-import csv
 import dataclasses
 import hashlib
 import json
@@ -36,6 +35,7 @@ from parotid_seg.scan.volume import Orientation, Volume
 from tests.command_line import Run
 from tests.dicom_series import ct_voxels
 from tests.fakes.triton_server import DIED, StandIn
+from tests.small_files import summary_rows
 
 pytestmark = pytest.mark.slow
 
@@ -94,11 +94,6 @@ def server(repository: Path) -> Iterator[Any]:
 def one_line(text: str, *words: str) -> None:
     assert len(text.splitlines()) == 1, text
     assert all(word in text for word in words), text
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "summary.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 def test_masks_of_the_example_scan_are_those_of_a_local_run(
@@ -210,7 +205,7 @@ def test_a_folder_of_scans_resumes_and_another_model_redoes_it(
     for name in ("one.nii.gz", "two.nii.gz"):
         found = volume.orientation.to_canonical(np.asarray(nibabel.load(out / name).dataobj))
         np.testing.assert_array_equal(found, expected.mask)
-    assert {row["backend"] for row in rows(out)} == {"triton 2.51.0, parotid-seg version 1 (onnxruntime_onnx)"}
+    assert {row["backend"] for row in summary_rows(out)} == {"triton 2.51.0, parotid-seg version 1 (onnxruntime_onnx)"}
     assert json.loads((out / "run.json").read_text())["model"]["sha256"] == MODEL_SHA256
     with StandIn(batched) as server:
         redone = run(scans / "one_0000.nii.gz", out, server.address, InferOptions(tta=True, pictures=False))
@@ -242,7 +237,7 @@ def test_a_server_that_dies_leaves_what_is_finished(repository: Path, head_file:
     one_line(str(caught.value), address, "finished cases are kept, and the same command goes on with the rest")
     assert running.wait(30) == DIED
     running.stdout.close()
-    finished = [row["case"] for row in rows(out) if row["status"] == "done"]
+    finished = [row["case"] for row in summary_rows(out) if row["status"] == "done"]
     assert len(finished) == 2
     assert not list(out.glob("*.part*"))
     with StandIn(repository) as server:
@@ -351,12 +346,7 @@ def test_a_chunk_that_the_model_does_not_take(server: StandIn, chunk: Inputs) ->
         (lambda answer: answer.ClearField("outputs"), "found no labels"),
     ],
 )  # fmt: skip
-def test_answers_that_are_no_labels(
-    repository: Path,
-    chunk: Inputs,
-    edit: Callable[..., Any],
-    message: str,
-) -> None:
+def test_answers_that_are_no_labels(repository: Path, chunk: Inputs, edit: Callable[..., Any], message: str) -> None:
     with StandIn(repository, edit=edit) as server, pytest.raises(ModelError, match=message) as caught:
         TritonBackend(server.address).start(chunk).result()
     one_line(str(caught.value), server.address)

@@ -35,7 +35,7 @@ from parotid_seg.runtime.pipeline.worker_pool import Event, Worker, WorkerDied
 from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.runtime.segmentation.segment import prepare
 from tests.runtime.pipeline.hostile_worker import Harm
-from tests.runtime.pipeline.test_pipeline import Observed, cases, run  # noqa: F401 (a fixture)
+from tests.runtime.pipeline.test_pipeline import Observed, run
 from tests.runtime.segmentation.test_batches import Threshold
 from tests.scan.test_chunks import scan_at
 
@@ -277,7 +277,7 @@ def first_is_hostile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callabl
     "kind", ["a pickle", "a pickle in a frame", "a huge head", "huge arrays", "a huge scan", "a foreign path"]
 )
 def test_a_worker_that_was_taken_over_costs_its_case_only(
-    cases: list[Case],  # noqa: F811
+    cases: list[Case],
     tmp_path: Path,
     first_is_hostile: Callable[..., Path],
     kind: str,

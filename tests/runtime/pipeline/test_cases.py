@@ -7,15 +7,10 @@ import pytest
 
 from parotid_seg.runtime.pipeline.discovery import find_scans, name_cases
 from tests.dicom_series import ct_voxels, write_series
+from tests.small_files import touch
 
 CT = ("CT",)
 MR = ("T1", "T2", "STIR")
-
-
-def touch(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-    return path.resolve()
 
 
 def test_folders_are_searched_at_any_depth_and_each_scan_is_taken_once(tmp_path: Path) -> None:

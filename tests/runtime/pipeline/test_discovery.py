@@ -21,6 +21,7 @@ from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.run import Summary, infer
 from tests.dicom_example import few_slices, run, write_image
 from tests.dicom_series import ct_voxels, lay, save, uid, write_series
+from tests.small_files import touch
 
 pytestmark = pytest.mark.slow
 
@@ -35,12 +36,6 @@ def found_in(*places: Path, channels: tuple[str] = CT) -> tuple[list[str], list[
         places, channels, skip=lambda each: counts.update({each.kind: counts.get(each.kind, 0) + each.items})
     )
     return [case.name for case in name_cases(scans, taken={})], [str(each) for each in errors], counts
-
-
-def touch(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"x")
-    return path
 
 
 def test_a_cohort_of_links_is_whole_and_each_scan_counts_once(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from parotid_seg.runtime.pipeline import case_runner
 from parotid_seg.runtime.pipeline import scheduler as pipeline
 from parotid_seg.runtime.pipeline.case_runner import run_case
 from parotid_seg.runtime.pipeline.discovery import Case
-from tests.runtime.pipeline.test_pipeline import cases, check_masks, run, work  # noqa: F401 (a fixture)
+from tests.runtime.pipeline.test_pipeline import check_masks, run, work
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("started_workers")]
 
@@ -37,7 +37,7 @@ def test_what_the_machine_lacks_is_no_reason_against_a_file(number: int) -> None
 
 @pytest.mark.parametrize("where", ["hash_source", "read_for_model"])
 def test_a_worker_that_cannot_open_a_file_puts_the_case_off(
-    cases: list[Case],  # noqa: F811
+    cases: list[Case],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     where: str,
@@ -51,10 +51,7 @@ def test_a_worker_that_cannot_open_a_file_puts_the_case_off(
 
 
 def test_workers_that_cannot_be_started_at_first(
-    cases: list[Case],  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    impatient: None,
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
 ) -> None:
     real, tries = subprocess.Popen, []
 
@@ -71,10 +68,7 @@ def test_workers_that_cannot_be_started_at_first(
 
 
 def test_workers_that_can_never_be_started(
-    cases: list[Case],  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    impatient: None,
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
 ) -> None:
     def popen(*_: object, **__: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -89,10 +83,7 @@ def test_workers_that_can_never_be_started(
 
 
 def test_threads_that_cannot_be_started_at_first(
-    cases: list[Case],  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    impatient: None,
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
 ) -> None:
     real, tries = threading.Thread.start, []
 
@@ -108,11 +99,7 @@ def test_threads_that_cannot_be_started_at_first(
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts in /proc, which is Linux's")
-def test_no_descriptor_is_left_for_a_while(
-    cases: list[Case],  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_no_descriptor_is_left_for_a_while(cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "PUT_OFF_S", (0.2, 0.8, 15.0))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 1
@@ -128,10 +115,7 @@ def test_no_descriptor_is_left_for_a_while(
 
 
 def test_the_node_puts_such_a_series_off(
-    cases: list[Case],  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    impatient: None,
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
 ) -> None:
     """`segment_with` raises what `node.work` puts off, instead of a reason of failure."""
     segment = segment_with(load_backend(DEFAULT_MODEL, "onnxruntime"))

@@ -22,25 +22,11 @@ from parotid_seg.runtime.pipeline.scheduler import Limits, Pipeline
 from parotid_seg.runtime.pipeline.worker_pool import WorkerPool
 from parotid_seg.runtime.segmentation.batching import Batcher
 from tests.runtime.segmentation.test_batches import Threshold
-from tests.scan.test_chunks import scan_at
 
 pytestmark = pytest.mark.slow
 
 
 TWO = Limits(workers=2, scan_bytes=1e9)
-
-
-@pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
-    folder = tmp_path_factory.mktemp("scans")
-    made = []
-    for number in range(5):
-        voxels = scan_at(70 + number, 75).voxels[0]
-        affine = np.diag([-2.4, -2.4, 3.0, 1.0])
-        path = folder / f"s{number}.nii.gz"
-        nibabel.save(nibabel.Nifti1Image(voxels.transpose(2, 1, 0), affine), path)
-        made.append(Case(f"s{number}", (path,)))
-    return made
 
 
 class Observed(Batcher[Any]):

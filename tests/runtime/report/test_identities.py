@@ -1,6 +1,5 @@
 """Whose a scan is, for --identify."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,13 @@ from pydicom.dataset import Dataset
 from parotid_seg.dicom.read.series_volume import find_series
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.report.html_report import write_report
 from parotid_seg.runtime.report.identities import PatientIdentity, patients_of
+from parotid_seg.runtime.report.page import write_report
 from parotid_seg.runtime.report.results import results_of
 from parotid_seg.runtime.report.summary import write_summary
 from tests.dicom_series import ct_voxels, write_series
 from tests.runtime.report.records import LABELS, run_of
+from tests.small_files import summary_rows
 
 EVIL = "=<b>Doe\u202e\n"
 
@@ -69,8 +69,7 @@ def written(tmp_path: Path) -> Any:
     write_summary(entries, LABELS, tmp_path / "summary.csv", patients)
     results = results_of(entries, run_of(), patients)
     write_report(results, tmp_path)
-    with (tmp_path / "summary.csv").open(encoding="utf-8", newline="") as file:
-        rows = {row["source"]: row["patient"] for row in csv.DictReader(file)}
+    rows = {row["source"]: row["patient"] for row in summary_rows(tmp_path)}
     return rows, {case.scan.source: case.patient for case in results.cases}
 
 

@@ -12,8 +12,7 @@ from PIL import Image
 from parotid_seg.dicom.read.series import SeriesFacts
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.report.html_report import write_report
-from parotid_seg.runtime.report.page import TEMPLATES, about, known_accuracy, trained_on
+from parotid_seg.runtime.report.page import TEMPLATES, about, known_accuracy, trained_on, write_report
 from parotid_seg.runtime.report.results import results_of
 from parotid_seg.runtime.report.sheet import COLUMNS, OVERVIEW, PANEL_PX, sheet_size
 from parotid_seg.scan.codes import ALL_ROIS, Rois

@@ -14,7 +14,7 @@ import pytest
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.report.flag_text import severity_of
-from parotid_seg.runtime.report.html_report import write_report
+from parotid_seg.runtime.report.page import write_report
 from parotid_seg.runtime.report.results import LARGEST_RATIO, RunRecord, results_of
 from parotid_seg.runtime.segmentation.segment import _flags
 from tests.runtime.report.records import LABELS, entry, failed, judged, run_of

@@ -1,6 +1,5 @@
 """Sentences on flags are for people: other words change no status, no order, no number and no exit status."""
 
-import csv
 import json
 import re
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from parotid_seg.runtime.pipeline.run import infer_at
 from parotid_seg.runtime.report import flag_text
 from parotid_seg.runtime.report.flag_text import TEXTS, FlagText
 from tests.runtime.report.drawn import TURNED, Here, write
+from tests.small_files import summary_rows
 
 pytestmark = pytest.mark.slow
 
@@ -65,8 +65,7 @@ def run(scans: Path, out: Path) -> tuple[dict[str, Any], str]:
     for _ in range(2):
         summary = infer_at(Here(), [scans], out, InferOptions(), say=told.append, progress=outcomes.append)
         outcomes.append((summary.done, summary.skipped, summary.failed, summary.replaced, summary.exit_status))
-    with (out / "summary.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = summary_rows(out)
     report, page = json.loads((out / "results.json").read_text()), (out / "report.html").read_text()
     lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
     said = "\n".join(

@@ -1,6 +1,5 @@
 """summary.csv: harmless in a spreadsheet whatever scans are called, numbers as they are."""
 
-import csv
 from pathlib import Path
 
 import pytest
@@ -9,13 +8,9 @@ from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.report.summary import write_summary
 from parotid_seg.tables import csv_safe, write_csv
+from tests.small_files import summary_rows
 
 LABELS = ("background", "parotid_left", "parotid_right")
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"])
@@ -34,7 +29,7 @@ def test_no_text_is_a_formula(tmp_path: Path, first: str) -> None:
         seconds={"read": 1e-05},
     )
     write_summary([entry], ("background", "parotid_left", evil), tmp_path / "summary.csv")
-    (row,) = read(tmp_path / "summary.csv")
+    (row,) = summary_rows(tmp_path)
     assert {name: row[name] for name in ("case", "reason", "mask", "source")} == dict.fromkeys(
         ("case", "reason", "mask", "source"), f"'{evil}"
     )
@@ -47,7 +42,7 @@ def test_no_text_is_a_formula(tmp_path: Path, first: str) -> None:
 def test_other_texts_stay(tmp_path: Path) -> None:
     entry = Entry("a-1", "/scans/a=1.nii.gz", "", "failed", 'no "CT", only\nthis')
     write_summary([entry], LABELS, tmp_path / "summary.csv")
-    (row,) = read(tmp_path / "summary.csv")
+    (row,) = summary_rows(tmp_path)
     assert (row["case"], row["source"], row["reason"]) == ("a-1", "/scans/a=1.nii.gz", 'no "CT", only\nthis')
     assert (row["left_ml"], row["flags"]) == ("", "")
     assert csv_safe("") == ""
@@ -64,7 +59,7 @@ def test_it_is_utf8_with_its_own_line_ends(tmp_path: Path) -> None:
 def test_no_part_of_a_text_is_a_formula_where_spreadsheets_split(tmp_path: Path, separator: str) -> None:
     evil = separator.join(("x", "=1+1", ' "@y', "\uff0bz", "-5 mm"))
     write_summary([Entry(evil, f"/{evil}", "", "failed", evil)], LABELS, tmp_path / "summary.csv")
-    (row,) = read(tmp_path / "summary.csv")
+    (row,) = summary_rows(tmp_path)
     expected = separator.join(("x", "'=1+1", "' \"@y", "'\uff0bz", "'-5 mm"))
     assert (row["case"], row["source"], row["reason"]) == (expected, f"/{expected}", expected)
 

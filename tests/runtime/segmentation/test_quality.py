@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.flags import FlagCode
 from parotid_seg.metrics import dice
-from parotid_seg.runtime.segmentation.gland_features import FEATURES, gland_features
+from parotid_seg.runtime.segmentation.features import FEATURES, gland_features
 from parotid_seg.runtime.segmentation.segment import Segmentation, postprocess
 from parotid_seg.scan.chunks import crop_to_grid
 from parotid_seg.scan.components import label_boxes

@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from parotid_seg.calibration import FeatureRange, OperatingRange
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.operating_range import FeatureRange, OperatingRange
 from parotid_seg.runtime.report.flag_text import RANGE_WORDS, sentence
-from parotid_seg.runtime.segmentation.range_features import SCAN_FEATURES, STRUCTURE_FEATURES
+from parotid_seg.runtime.segmentation.features import SCAN_FEATURES, STRUCTURE_FEATURES
 from parotid_seg.runtime.segmentation.segment import Segmentation, postprocess
 from parotid_seg.scan.chunks import crop_to_grid
 from parotid_seg.scan.volume import Mask, Orientation, Volume

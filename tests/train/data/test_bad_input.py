@@ -15,13 +15,6 @@ from tests.command_line import Run
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def data(balls: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    shutil.copytree(balls, folder)
-    return folder
-
-
 def describe(folder: Path, **changes: Any) -> None:
     path = folder / "dataset.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

@@ -1,7 +1,6 @@
 """A channel that is probably CT, but not named so, is not in HU for the training; that is told."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,7 @@ from parotid_seg.train.data.data_set import open_data_set
         ("Computed Tomography", True),
     ],
 )
-def test_a_name_that_is_nearly_ct(balls: Path, tmp_path: Path, name: str, told: bool) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(balls, data)
+def test_a_name_that_is_nearly_ct(data: Path, name: str, told: bool) -> None:
     content = json.loads((data / "dataset.json").read_text())
     (data / "dataset.json").write_text(json.dumps({**content, "channel_names": {"0": name}}))
     note = f"channel_names: {name!r} is not CT, so the window is found in each scan; if it is in HU, name it CT"

@@ -26,11 +26,6 @@ pytestmark = pytest.mark.slow
 HU = (-200.0, 300.0)
 
 
-@pytest.fixture
-def data(balls: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(balls, tmp_path / "data")
-
-
 def test_whole(balls: Path, tmp_path: Path) -> None:
     data = open_data_set(balls)
     assert data.train == ("p0", "p1", "p2", "p3")

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +22,18 @@ FIRST_KNOWN = 9
 
 
 @pytest.fixture
-def data(balls: Path, tmp_path: Path) -> Path:
+def data(data: Path) -> Path:
     """Ignored: the lower slices, which show glands as well, and in all others everything to the patient's right."""
-    folder = shutil.copytree(balls, tmp_path / "data")
-    description = json.loads((folder / "dataset.json").read_text())
+    description = json.loads((data / "dataset.json").read_text())
     description["labels"]["ignore"] = 3
-    (folder / "dataset.json").write_text(json.dumps(description))
-    for path in folder.glob("labelsTr/*.nii.gz"):
+    (data / "dataset.json").write_text(json.dumps(description))
+    for path in data.glob("labelsTr/*.nii.gz"):
         image = nibabel.load(path)
         labels = np.asarray(image.dataobj).copy()
         labels[:, :, :FIRST_KNOWN] = 3
         labels[:10] = 3
         nibabel.save(nibabel.Nifti1Image(labels, image.affine), path)
-    return folder
+    return data
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Training scans with slices that do not fit their neighbours are named."""
 
-import shutil
 from pathlib import Path
 
 import nibabel
@@ -10,9 +9,7 @@ from parotid_seg.train.data.data_set import open_data_set
 from parotid_seg.train.data.patients import doubts_line, load_patients, misfits_line
 
 
-def test_a_scan_with_slices_that_do_not_fit_is_named_and_trained_on(balls: Path, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(balls, data)
+def test_a_scan_with_slices_that_do_not_fit_is_named_and_trained_on(data: Path, tmp_path: Path) -> None:
     path = data / "imagesTr" / "p0_0000.nii.gz"
     image = nibabel.load(path)
     voxels = np.asarray(image.dataobj).copy()

@@ -32,13 +32,11 @@ def write_soft(data: Path, name: str, levels: tuple[int, int], images: str = "im
 
 
 @pytest.fixture
-def data(balls: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    shutil.copytree(balls, folder)
-    (folder / "imagesUn").mkdir()
+def data(data: Path) -> Path:
+    (data / "imagesUn").mkdir()
     for name in ("u1", "u2"):
-        shutil.copy(folder / "imagesTr" / "p0_0000.nii.gz", folder / "imagesUn" / f"{name}_0000.nii.gz")
-    return folder
+        shutil.copy(data / "imagesTr" / "p0_0000.nii.gz", data / "imagesUn" / f"{name}_0000.nii.gz")
+    return data
 
 
 @pytest.fixture

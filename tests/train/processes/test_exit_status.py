@@ -1,7 +1,6 @@
 """What ends one process ends all, and is told once."""
 
 import os
-import shutil
 import signal
 from pathlib import Path
 
@@ -15,10 +14,8 @@ from tests.train.processes.torchrun import after, ended, training, workers
 pytestmark = pytest.mark.slow
 
 
-def test_an_error_of_one_process(balls: Path, short_config: Path, tmp_path: Path) -> None:
+def test_an_error_of_one_process(data: Path, short_config: Path, tmp_path: Path) -> None:
     """Each reads a part of the scans; this one is in the second's."""
-    data = tmp_path / "data"
-    shutil.copytree(balls, data)
     path = data / "imagesTr" / "p1_0000.nii.gz"
     path.write_bytes(path.read_bytes()[:500])
     status, lines = ended(training(2, data, "--config", short_config, "--out", tmp_path / "run"))

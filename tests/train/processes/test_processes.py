@@ -11,11 +11,10 @@ import torch
 from torch import nn
 
 from parotid_seg.errors import InputError
-from parotid_seg.train.batch_norm import common_batch_norm
 from parotid_seg.train.config import ContrastConfig, NetworkConfig
 from parotid_seg.train.moco import MomentumContrast, Pair
 from parotid_seg.train.network import SwinUnet
-from parotid_seg.train.parallel import Processes, join
+from parotid_seg.train.parallel import Processes, common_batch_norm, join
 from parotid_seg.train.supervised import segmentation_loss
 from tests.processes.forked import Forked
 from tests.processes.ports import free_port

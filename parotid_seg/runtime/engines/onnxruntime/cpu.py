@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import platform
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,12 @@ from parotid_seg.runtime.engines.base import (
     timed_as_a_whole,
 )
 from parotid_seg.runtime.engines.model_file import read_model
-from parotid_seg.runtime.engines.onnxruntime.installation import check_installation
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.system import available_cores
+
+PACKAGES = ("onnxruntime", "onnxruntime-gpu")
+"""Both install the same files, and pip does not know this. Where both are installed, the one unpacked last works if
+none of its files was replaced or removed since; images that come with onnxruntime are a usual case."""
 
 
 class OnnxRuntimeBackend:
@@ -117,3 +122,42 @@ def make_session(
     except Exception as error:  # onnxruntime's exception classes derive from Exception only
         reason = f"not an ONNX model that onnxruntime can load ({first_line(error)})"
         raise known(error) or ModelError(reason, path=model) from error
+
+
+def check_installation() -> None:
+    """Refuse an environment in which onnxruntime and onnxruntime-gpu have overwritten each other's files.
+
+    Nothing is read if only one of them is installed.
+
+    Raises:
+        ParotidSegError: with the command that repairs it.
+    """
+    installed: dict[str, metadata.Distribution] = {}
+    for name in PACKAGES:
+        try:
+            installed[name] = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+    if len(installed) < len(PACKAGES) or any(_is_imported_and_whole(each) for each in installed.values()):
+        return
+    cpu, gpu = (installed[name].version for name in PACKAGES)
+    raise ParotidSegError(
+        f"onnxruntime {cpu} and onnxruntime-gpu {gpu} have overwritten each other's files; keep one: pip uninstall -y "
+        f"onnxruntime onnxruntime-gpu && pip install --no-deps onnxruntime-gpu=={gpu}"
+    )
+
+
+def _is_imported_and_whole(package: metadata.Distribution) -> bool:
+    """Whether Python imports this package's files, and each is as pip installed it (by its record)."""
+    files = (file for file in package.files or () if file.parts[0] == "onnxruntime")
+    hashes = {Path(str(file.locate())).resolve(): file.hash for file in files if file.hash is not None}
+    if Path(onnxruntime.__file__).resolve() not in hashes:
+        return False
+    return all(place.is_file() and _hash_of(place, recorded) == recorded.value for place, recorded in hashes.items())
+
+
+def _hash_of(place: Path, recorded: metadata.FileHash) -> str:
+    """A file's hash as pip records it (packaging.python.org/specifications/recording-installed-packages)."""
+    with place.open("rb") as file:
+        digest = hashlib.file_digest(file, recorded.mode).digest()
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")

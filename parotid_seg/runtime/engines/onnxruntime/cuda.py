@@ -22,11 +22,9 @@ from parotid_seg.errors import InputError, ModelError
 from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, ExecutionInfo, check_names
 from parotid_seg.runtime.engines.gpu import load_driver
 from parotid_seg.runtime.engines.model_file import read_model
-from parotid_seg.runtime.engines.onnxruntime.cpu import make_session, session_options
-from parotid_seg.runtime.engines.onnxruntime.cuda_errors import INSTALL, device_error
-from parotid_seg.runtime.engines.onnxruntime.installation import check_installation
+from parotid_seg.runtime.engines.onnxruntime.cpu import check_installation, make_session, session_options
 from parotid_seg.runtime.engines.onnxruntime.io_binding import SLOTS, BoundBackend, IoBindingSession
-from parotid_seg.runtime.engines.onnxruntime.stream import CudaRuntimeError, CudaStream
+from parotid_seg.runtime.engines.onnxruntime.stream import INSTALL, CudaRuntimeError, CudaStream, device_error
 from parotid_seg.runtime.engines.packing import labels_a_byte
 from parotid_seg.scan.chunks import Inputs
 

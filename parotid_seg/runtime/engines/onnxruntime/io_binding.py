@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from parotid_seg.errors import DeviceMemoryError, ModelError, ParotidSegError, first_line
 from parotid_seg.runtime.engines.base import INPUTS, Output, PendingChunk, Times
-from parotid_seg.runtime.engines.onnxruntime.cuda_errors import device_error
-from parotid_seg.runtime.engines.onnxruntime.stream import Bytes, Stream
+from parotid_seg.runtime.engines.onnxruntime.stream import Bytes, Stream, device_error
 from parotid_seg.runtime.engines.packing import PACKED, unpacked
 from parotid_seg.runtime.engines.padding import Size, padded_shapes, write_padded
 from parotid_seg.scan.chunks import Inputs

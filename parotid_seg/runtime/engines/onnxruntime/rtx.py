@@ -22,8 +22,7 @@ from parotid_seg.errors import MachineError, ModelError, OptionError, first_line
 from parotid_seg.runtime.engines.autotune import Candidate, cache_folder
 from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, ExecutionInfo, check_names
 from parotid_seg.runtime.engines.model_file import read_model
-from parotid_seg.runtime.engines.onnxruntime.cpu import session_options
-from parotid_seg.runtime.engines.onnxruntime.installation import check_installation
+from parotid_seg.runtime.engines.onnxruntime.cpu import check_installation, session_options
 from parotid_seg.runtime.engines.onnxruntime.io_binding import BoundBackend, IoBindingSession
 from parotid_seg.runtime.engines.onnxruntime.stream import OrtCopies
 from parotid_seg.runtime.engines.registry import Request

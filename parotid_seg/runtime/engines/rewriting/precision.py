@@ -79,7 +79,7 @@ def lower(model: ModelProto, precision: str, keep: Callable[[NodeProto], bool]) 
     """A copy of an FP32 graph that computes in a half type, except for some nodes.
 
     Args:
-        model: after `export.names.name_after_modules`; its inputs and outputs keep their types.
+        model: after `export.onnx_file.name_after_modules`; its inputs and outputs keep their types.
         precision: one of `HALF_TYPES`.
         keep: which nodes stay in FP32.
 

@@ -19,12 +19,7 @@ from parotid_seg.runtime.engines.engine_file import Shape, Sidecar, check_engine
 from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.registry import Request
 from parotid_seg.runtime.engines.tensorrt.cuda_context import PrimaryContext, import_pycuda
-from parotid_seg.runtime.engines.tensorrt.execution_slot import (
-    ExecutionSlot,
-    LoadedEngine,
-    device_errors,
-    refusal,
-)
+from parotid_seg.runtime.engines.tensorrt.execution_slot import ExecutionSlot, LoadedEngine, device_errors, refusal
 from parotid_seg.runtime.engines.tensorrt.kernel_cache import KernelCache
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES, Library, import_library, known_capabilities, log_of
 from parotid_seg.scan.chunks import Inputs

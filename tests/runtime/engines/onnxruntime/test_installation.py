@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 from parotid_seg.errors import ParotidSegError
-from parotid_seg.runtime.engines.onnxruntime.installation import check_installation
+from parotid_seg.runtime.engines.onnxruntime.cpu import check_installation
 
 CPU = {"__init__.py": b"cpu", "capi/state.so": b"for the CPU only", "tools/only_cpu.py": b"x"}
 GPU = {"__init__.py": b"gpu", "capi/state.so": b"for CUDA as well", "capi/cuda.so": b"kernels"}

@@ -21,7 +21,7 @@ from parotid_seg.runtime.engines.onnxruntime.cuda import (
     recorded,
     why_not,
 )
-from parotid_seg.runtime.engines.onnxruntime.cuda_errors import PACKAGE
+from parotid_seg.runtime.engines.onnxruntime.stream import PACKAGE
 
 
 @pytest.fixture(scope="module")

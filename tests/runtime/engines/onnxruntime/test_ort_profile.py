@@ -13,10 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from parotid_seg.errors import InputError, OutputError
 from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.engines.engine_benchmark import usual_chunk
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cuda import PROVIDER
 from parotid_seg.runtime.engines.onnxruntime.profile import count, count_nodes, time_nodes
-from parotid_seg.runtime.engines.usual_chunk import usual_chunk
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.train.config import NetworkConfig
 from parotid_seg.train.network import ParotidNet

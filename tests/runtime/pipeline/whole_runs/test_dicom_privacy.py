@@ -1,7 +1,6 @@
 """What a scan's files say about the patient gets nowhere but into DICOM objects, and with --identify into the summary
 and the report."""
 
-import csv
 import gzip
 import io
 import subprocess
@@ -25,6 +24,7 @@ from parotid_seg.runtime.report.results import read_results
 from tests.command_line import in_process
 from tests.dicom_example import every_text, few_slices, write_image
 from tests.dicom_series import ct_voxels, lay, write_series
+from tests.small_files import summary_rows
 
 pytestmark = pytest.mark.slow
 
@@ -167,8 +167,7 @@ def test_identify_tells_it_where_it_says_and_nowhere_else(place: tuple[Path, sub
     assert "1 done before" in done.stdout, "nothing is segmented again"
     assert not tells((done.stdout + done.stderr).encode())
     assert tellers(folder / "out", folder / "tmp", folder / "cache") == PROMISED
-    with (folder / "out" / "summary.csv").open(encoding="utf-8") as file:
-        (row,) = csv.DictReader(file)
+    (row,) = summary_rows(folder / "out")
     assert row["patient"] == f"{TEXTS['PN']}, ID {TEXTS['LO']}, born 1931-02-07"
     page = (folder / "out" / "report.html").read_text("utf-8")
     assert f"<dt>Patient</dt><dd><bdi>{MARK}^Zoe=Zq&#24352;={MARK}, ID {TEXTS['LO']}, born 1931-02-07</bdi>" in page

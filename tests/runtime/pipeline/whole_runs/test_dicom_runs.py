@@ -1,6 +1,5 @@
 """DICOM series from end to end: masks are those of the same scan as NIfTI, in every format, and runs resume."""
 
-import csv
 import shutil
 import subprocess
 from pathlib import Path
@@ -27,6 +26,7 @@ from parotid_seg.runtime.pipeline.run import infer
 from tests.command_line import Run
 from tests.dicom_example import Ran, few_slices, resampled, run, slices_of_image, write_image
 from tests.dicom_series import lay, write_series, write_twin
+from tests.small_files import summary_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
 
@@ -304,9 +304,10 @@ def test_what_is_no_scan_is_told_by_its_path_whatever_that_looks_like(
     empty.mkdir()
     ran = run(model, [tmp_path / "scan.nii.gz", empty, missing], tmp_path / "out")
     assert ran.summary.exit_status == 3
-    with (tmp_path / "out" / "summary.csv").open(encoding="utf-8") as file:
-        sources = {row["source"] for row in csv.DictReader(file) if row["status"] == "failed"}
-    assert sources == {str(empty), str(missing)}
+    assert {row["source"] for row in summary_rows(tmp_path / "out") if row["status"] == "failed"} == {
+        str(empty),
+        str(missing),
+    }
 
 
 def test_if_nothing_is_of_use_each_reason_is_a_line(model: Backend, small: nibabel.Nifti1Image, tmp_path: Path) -> None:

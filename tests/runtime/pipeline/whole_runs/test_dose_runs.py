@@ -1,6 +1,5 @@
 """`infer --dose`: the mean dose of each structure, from the dose that is the scan's, or one line that says why not."""
 
-import csv
 import json
 import re
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from tests.dicom.read.dose_files import linear, ramp, set_to, write_rtdose
 from tests.dicom_example import slices_of_image, write_image
 from tests.dicom_series import lay, uid, write_series
 from tests.runtime.report.drawn import AFFINE, Here, drawn_voxels, write
+from tests.small_files import summary_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Invalid value for VR")]
 
@@ -81,7 +81,7 @@ def test_the_mean_dose_is_in_every_result(ct: Path, tmp_path: Path) -> None:
     ran = run(ct, tmp_path / "out", dose_at(tmp_path / "export" / "RD.1.dcm"), report=True)
     check_means(ran.entries["ct"])
     left, right = ran.entries["ct"].mean_gy.values()
-    (row,) = csv.DictReader((tmp_path / "out" / "summary.csv").read_text().splitlines())
+    (row,) = summary_rows(tmp_path / "out")
     assert (row["left_mean_gy"], row["right_mean_gy"]) == (f"{left:.2f}", f"{right:.2f}")
     case = read_results(tmp_path / "out" / "results.json").cases[0]
     assert case.mean_gy == {"parotid_left": left, "parotid_right": right}

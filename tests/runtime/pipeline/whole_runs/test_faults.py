@@ -1,6 +1,5 @@
 """What a night brings: full disks, folders that turn read-only, odd names, links in circles, two runs at once."""
 
-import csv
 import ctypes
 import os
 import subprocess
@@ -24,6 +23,7 @@ from tests.dicom_example import few_slices
 from tests.processes.forked import LIGHT, Forked
 from tests.processes.forked import command as run_command
 from tests.runtime.pipeline.whole_runs.test_infer import one_line
+from tests.small_files import summary_rows
 
 pytestmark = pytest.mark.slow
 
@@ -41,8 +41,7 @@ def _run(before: Any, words: Sequence[str]) -> None:
 
 
 def statuses(out: Path) -> dict[str, str]:
-    with (out / "summary.csv").open() as file:
-        return {row["case"]: row["status"] for row in csv.DictReader(file)}
+    return {row["case"]: row["status"] for row in summary_rows(out)}
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """`parotid-seg infer` as a user runs it, with the packaged model on slices of the example scan."""
 
-import csv
 import gzip
 import json
 import re
@@ -22,9 +21,9 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.journal import Journal
-from parotid_seg.runtime.pipeline.rules import RULES_VERSION
 from parotid_seg.runtime.pipeline.run import Summary, infer
 from parotid_seg.runtime.segmentation.segment import segment_volume
+from parotid_seg.runtime.segmentation.segmentation_options import RULES_VERSION
 from parotid_seg.scan.nifti import read_nifti
 from tests.command_line import Run
 from tests.dicom_example import few_slices
@@ -33,17 +32,13 @@ from tests.processes.forked import LIGHT, start
 from tests.scan.test_nifti import ct, save
 from tests.scan.test_nifti_refused import bad_files
 from tests.scan.test_volume import ORDERS, stored_as
+from tests.small_files import summary_rows
 
 pytestmark = pytest.mark.slow
 
 
 HERE = ("--backend", "onnxruntime")
 """The engine that is loaded quickest, where it does not matter which one runs."""
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "summary.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 def one_line(text: str, *words: str) -> None:
@@ -63,7 +58,7 @@ def test_a_scan_becomes_a_mask_in_its_own_geometry(
     assert mask.shape == scan.shape
     np.testing.assert_array_equal(mask.affine, scan.affine)
     assert set(np.unique(np.asarray(mask.dataobj))) == {0, 1, 2}
-    (row,) = rows(tmp_path / "out")
+    (row,) = summary_rows(tmp_path / "out")
     assert row["status"] == "done"
     volume = float(np.prod(head.header.get_zooms())) / 1000
     assert float(row["left_ml"]) == pytest.approx((np.asarray(mask.dataobj) == 1).sum() * volume, abs=0.01)
@@ -111,7 +106,7 @@ def test_bad_scans_are_set_aside_and_the_good_one_is_done(command: Run, scans: P
             shutil.copy(path, scans)
     done = command("infer", scans, bad["missing"][0], "--out", tmp_path / "out", *HERE)
     assert done.returncode == 3
-    by_case = {row["case"]: row for row in rows(tmp_path / "out")}
+    by_case = {row["case"]: row for row in summary_rows(tmp_path / "out")}
     assert by_case["good"]["status"] == "done"
     assert sum(row["status"] == "done" for row in by_case.values()) == 1
     assert "show no patient" in by_case["air"]["reason"]
@@ -119,7 +114,7 @@ def test_bad_scans_are_set_aside_and_the_good_one_is_done(command: Run, scans: P
     assert "no parotid gland found" in by_case["headless"]["reason"]
     assert all(str(scans) in row["reason"] for row in by_case.values() if row["status"] == "failed" and row["case"])
     assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["good.nii.gz"]
-    assert len(done.stderr.splitlines()) == sum(row["status"] == "failed" for row in rows(tmp_path / "out"))
+    assert len(done.stderr.splitlines()) == sum(row["status"] == "failed" for row in summary_rows(tmp_path / "out"))
     assert "Traceback" not in done.stderr
 
 
@@ -223,7 +218,7 @@ def test_an_upgrade_whose_rules_changed_does_the_cases_again(
 ) -> None:
     options = InferOptions(pictures=False, report=False)
     for rules, expected in ((RULES_VERSION, (1, 0, 0)), (RULES_VERSION, (0, 0, 1)), (RULES_VERSION + 1, (1, 1, 0))):
-        monkeypatch.setattr("parotid_seg.runtime.pipeline.rules.RULES_VERSION", rules)
+        monkeypatch.setattr("parotid_seg.runtime.segmentation.segmentation_options.RULES_VERSION", rules)
         summary = infer([scans], tmp_path / "out", lambda: model, options)
         assert (summary.done, summary.replaced, summary.skipped) == expected
 
@@ -236,7 +231,7 @@ def test_a_hostile_file_does_not_end_the_run(model: Backend, scans: Path, tmp_pa
         (scans / f"{name}.nii").write_bytes(content)
     summary = infer([scans], tmp_path / "out", lambda: model, InferOptions(pictures=False, report=False))
     assert (summary.done, summary.failed) == (1, 3)
-    assert all("Error" not in row["reason"] for row in rows(tmp_path / "out"))
+    assert all("Error" not in row["reason"] for row in summary_rows(tmp_path / "out"))
 
 
 def test_masks_among_the_scans_are_neither_segmented_nor_overwrite_a_scan(command: Run, scans: Path) -> None:
@@ -277,7 +272,7 @@ def test_a_killed_run_resumes_without_redoing_or_half_writing(
     assert done.returncode == 0
     assert re.search(rf"{4 - len(kept)} done( \(1 of them again\))?, {len(kept)} done before", done.stdout)
     assert all((out / name).stat().st_mtime_ns == when for name, when in kept.items())
-    assert len(rows(out)) == 4
+    assert len(summary_rows(out)) == 4
     assert not list(out.glob(".partial-*"))
 
 
@@ -307,7 +302,7 @@ def test_ctrl_c_keeps_finished_cases(head: nibabel.Nifti1Image, tmp_path: Path) 
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
     one_line(stderr, "interrupted")
-    assert rows(out)[0]["status"] == "done"
+    assert summary_rows(out)[0]["status"] == "done"
 
 
 def test_output_folder_that_cannot_be_written(command: Run, scans: Path, tmp_path: Path) -> None:
@@ -370,12 +365,12 @@ def test_test_time_augmentation_by_its_old_name(command: Run, scans: Path, tmp_p
     assert done.returncode == 0, done.stderr
     assert "batches of 16 slices and their mirror images; up to 1 worker" in done.stdout
     assert "gives no probabilities to average" in done.stdout
-    (row,) = rows(out)
+    (row,) = summary_rows(out)
     assert all(0.8 < float(row[f"{side}_agreement"]) < 1 for side in ("left", "right"))
     assert not (out / "pictures").exists()
     plain = command("infer", scans, "--out", out, "--backend", "onnxruntime")
     assert "1 done (1 of them again), 0 done before" in plain.stdout, "other options, other work"
-    assert "left_agreement" not in rows(out)[0]
+    assert "left_agreement" not in summary_rows(out)[0]
 
 
 def test_batch_size_changes_no_voxel(model: Backend, head: nibabel.Nifti1Image, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """DICOM studies through the command: which are cases, what they are called, and masks on the first series' slices."""
 
-import csv
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.command_line import Run
 from tests.dicom_series import TILTED, ct_voxels, lay, write_series
 from tests.export.small_model import write_graph
 from tests.mr_studies import DIFFUSION, SHAPE, STIR, T1, T2, points_of, write_mr, write_study
+from tests.small_files import summary_rows
 
 pytestmark = pytest.mark.slow
 
@@ -231,9 +231,7 @@ def test_sequences_on_three_grids_give_one_mask_on_the_first_ones_slices(command
     missing = "no T2 and no STIR series, expected T1, T2, STIR; found T1: MR series 3"
     assert told == f"parotid-seg: {tmp_path}/studies/p2/t1: {missing}"
     assert "MR series 6" in done.stdout
-    with (tmp_path / "out" / "summary.csv").open() as file:
-        status = {row["case"]: row["status"] for row in csv.DictReader(file)}
-    assert status == {"p1": "done", "": "failed"}
+    assert {row["case"]: row["status"] for row in summary_rows(tmp_path / "out")} == {"p1": "done", "": "failed"}
     assert (tmp_path / "out" / "pictures" / "p1.png").stat().st_size > 2000
     mask = np.asarray(nibabel.load(tmp_path / "out" / "p1.nii.gz").dataobj).T
     assert mask.shape == WIDE

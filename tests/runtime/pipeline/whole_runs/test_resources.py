@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from pathlib import Path
 
 import pytest
@@ -12,14 +10,9 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer
+from tests.processes.held import held
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("started_workers")]
-
-
-def held() -> tuple[int, int, int]:
-    """Open descriptors, threads and child processes of this process."""
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    return len(list(Path("/proc/self/fd").iterdir())), threading.active_count(), len(children)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts in /proc, which is Linux's")

@@ -1,6 +1,5 @@
 """Layers and their types: of real networks by TensorRT-RTX's parser, of engines from what inspectors write."""
 
-import importlib.util
 import json
 from collections import Counter
 from pathlib import Path
@@ -10,15 +9,11 @@ from typing import Any
 import pytest
 
 from parotid_seg.errors import ModelError
-from parotid_seg.export.engine_layers import describe_network
+from parotid_seg.export.ops_by_dtype import describe_network
 from parotid_seg.models import DEFAULT_MODEL
 from tests.export import built_layers as module
 from tests.export.built_layers import describe_layers
-from tests.export.small_model import write_small_model
-
-rtx = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX is missing: pip install tensorrt-rtx"
-)
+from tests.export.small_model import rtx, write_small_model
 
 
 @rtx

@@ -3,10 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from parotid_seg.commission.choice import advice
 from parotid_seg.commission.labelled import choose
 from parotid_seg.commission.record import CommissionModelRecord
-from parotid_seg.commission.trained_on import Hashes, in_words, model_record
+from parotid_seg.commission.tested_models import Hashes, advice, in_words, model_record
 from parotid_seg.files import hash_file
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.compare import ComparisonRecord
