@@ -8,7 +8,6 @@ import struct
 import subprocess
 import sys
 import zipfile
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,12 +18,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-from gpu import bundle, fatbins, inputs, install, kernels, probe
-from gpu.table import _probe_lines
-from gpu.table import table as written
-from gpu.tried import NOTHING_RAN
-
-from tests.export.small_model import write_small_model
+from gpu import bundle, fatbins, inputs, install, kernels
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -321,25 +315,6 @@ def test_graphs_are_those_that_infer_makes(tmp_path: Path, monkeypatch: pytest.M
     assert found == [model, beside, ("x.onnx", "fp32", True), ("x.fp16.onnx", "fp16", True)]
 
 
-def in_process(work: Any, *arguments: Any, most_s: float, fails: bool = False) -> Any:
-    assert most_s == 30.0
-    if fails:
-        raise RuntimeError("CUDA error 209")
-    return work(*arguments)
-
-
-@pytest.fixture
-def probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: nibabel.Nifti1Image) -> list[str]:
-    """Words for a probe on the CPU of a small model, which is its own variant in FP16."""
-    model = write_small_model(tmp_path / "small.onnx")
-    monkeypatch.setattr(probe, "graph_file", lambda *_: model)
-    monkeypatch.setattr(probe, "isolated", in_process)
-    monkeypatch.setattr(probe, "TIMED", 2)
-    nibabel.save(head, tmp_path / "head.nii.gz")
-    words = ["--out", tmp_path / "out", "--work", tmp_path, "--device", "cpu", "--fp32", model, "--sizes", "2", "999"]
-    return [str(word) for word in (*words, "--scans", tmp_path / "head.nii.gz")]
-
-
 def test_setup_checks_whatever_the_tests_on_a_gpu_import() -> None:
     """Of other packages, at the beginning of files; what one of them lacks would end the tests there."""
     root = Path(__file__).parents[2]
@@ -359,71 +334,3 @@ def test_setup_checks_whatever_the_tests_on_a_gpu_import() -> None:
     checked = {name.partition(".")[0] for name in install.MODULES}
     assert found - set(sys.stdlib_module_names) - checked == {"parotid_seg"}
     assert {"pytest", "hypothesis"} <= found
-
-
-def test_a_probe_compares_each_phase_with_the_cpu(probed: list[str], tmp_path: Path) -> None:
-    probe.main(probed)
-    one, other, *fused = probe.read_probe(tmp_path / "out")
-    assert (one["model"], other["model"]) == ("fp32", "fp16")
-    assert [each["model"] for each in fused] == ["fp32 fused", "fp16 fused"]
-    assert {each["ran"] for each in fused} == {"not on a CPU, which lacks its operators"}
-    assert list(one["sizes"]) == ["2"]
-    assert one["sizes"]["2"]["replayed"]["changed"] == 0
-    assert one["sizes"]["2"]["replayed"]["of"] > one["sizes"]["2"]["plain"]["of"] > 0
-    assert one["sizes"]["2"]["ms"]["compute"] > 0
-
-
-def test_what_failed_is_probed_again_and_nothing_else(
-    probed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    results: list[Any] = [{"ran": "well"}, RuntimeError("CUDA error 209"), TimeoutError("stopped"), {"ran": 4}]
-    tried, words = [], ["cuda" if word == "cpu" else word for word in probed]
-
-    def once(name: str, *_: object) -> dict[str, Any]:
-        tried.append(name)
-        result = results.pop(0)
-        if isinstance(result, Exception):
-            raise result
-        return dict(result)
-
-    monkeypatch.setattr(probe, "expected_labels", lambda *_: {})
-    monkeypatch.setattr(probe, "probe", once)
-    with pytest.raises(SystemExit, match=r"^1$"):
-        probe.main(words)
-    found = {line["model"]: line for line in probe.read_probe(tmp_path / "out")}
-    assert list(found) == list(inputs.GRAPHS)
-    assert [line.get("error") for line in found.values()] == [None, "CUDA error 209", "stopped", None]
-    results += [{"ran": "now"}] * 2
-    probe.main(words)
-    assert tried == [*inputs.GRAPHS, "fp16", "fp32 fused"]
-    assert {line["model"]: line["ran"] for line in probe.read_probe(tmp_path / "out")}["fp16"] == "now"
-    monkeypatch.setattr(probe, "expected_labels", lambda *_: pytest.fail("nothing is left to compare"))
-    probe.main(words)
-
-
-def test_a_probe_in_which_nothing_ran_says_so(probed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "expected_labels", lambda *_: {})
-    monkeypatch.setattr(probe, "isolated", partial(in_process, fails=True))
-    with pytest.raises(SystemExit, match=rf"^{NOTHING_RAN}$"):
-        probe.main(["cuda" if word == "cpu" else word for word in probed])
-
-
-def test_other_labels_are_named() -> None:
-    rows = {
-        "plain": {"changed": 3, "of": 100},
-        "captured": {"changed": 0, "of": 9},
-        "replayed": {"changed": 0, "of": 9},
-    }
-    line: dict[str, Any] = {"model": "fp16", "ran": "it", "sizes": {"16": {**rows, "ms": {}}}}
-    assert "- fp16: it." in written({"probe": [line], "skipped": []})
-    rows["replayed"]["changed"] = 1
-    assert "- fp16: it; **other labels than the CPU's**: more than 3% changed." in "\n".join(_probe_lines([line]))
-
-
-def test_changed_voxels_are_counted_by_phase() -> None:
-    """Here a graph that is replayed on old inputs gives all later chunks the labels of the second."""
-    turns = iter([1, 2, 2, 2, 2])
-    gpu: Any = SimpleNamespace(start=lambda _: SimpleNamespace(result=lambda: np.full(10, next(turns))))
-    chunks: Any = ["one", "two", "three"]
-    found = probe.compared(gpu, chunks, [np.full(10, each, np.uint8) for each in (1, 2, 3)])
-    assert {phase: row["changed"] for phase, row in found.items()} == {"plain": 0, "captured": 0, "replayed": 20}
