@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +12,10 @@ from parotid_seg.cluster.cluster_options import ClusterOptions
 from parotid_seg.commands.option_parameters import with_options
 from parotid_seg.commands.shared import Quiet, UsageError, Verbose, one_line_errors
 from parotid_seg.commands.terminal import following
+from parotid_seg.imports import lighten_command
 from parotid_seg.runtime.engines.model_options import ModelOptions
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
+from parotid_seg.runtime.pipeline.worker_process import started
 
 
 @with_options
@@ -36,7 +39,8 @@ def infer(
     does only the missing cases. Exit status: 0 all done, 1 nothing done, 2 wrong option or argument, 3 some cases
     failed, 130 interrupted.
     """
-    with one_line_errors("finished cases are kept"):
+    with one_line_errors("finished cases are kept"), started() if on.cluster is None else nullcontext() as first_worker:
+        lighten_command()
         from parotid_seg.cluster.urls import url_of
         from parotid_seg.commands.model import load_model
         from parotid_seg.runtime.pipeline.run import infer as run
@@ -57,6 +61,7 @@ def infer(
                     model_name=model.name,
                     say=line.say,
                     progress=line.case,
+                    first_worker=first_worker,
                 )
             else:
                 from parotid_seg.cluster.ray_executor import infer_on_cluster

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 from typing import IO, cast
@@ -15,6 +16,9 @@ from parotid_seg.runtime.pipeline.protocol.requests import next_request
 from parotid_seg.runtime.pipeline.protocol.worker_stdio import ends
 from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.scan.chunks import CroppedScan
+
+USED_LATER = ("scipy.ndimage", "parotid_seg.metrics", "parotid_seg.runtime.formats.nifti_output")
+"""What a case imports where it is used. A worker imports it before its first case, while the model is loaded."""
 
 
 def _hush_libraries() -> None:
@@ -29,6 +33,8 @@ def main() -> None:
     """Serve until the standard input ends."""
     requests, answers = ends()
     _hush_libraries()
+    for module in USED_LATER:
+        importlib.import_module(module)
     with contextlib.suppress(EOFError, BrokenPipeError):
         work = cast(WorkerConfig, next_request(requests))
         while True:
