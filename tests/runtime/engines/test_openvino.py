@@ -93,7 +93,12 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     found: list[object] = []
     core = import_openvino().Core
     real = core.compile_model
-    monkeypatch.setattr(core, "compile_model", lambda *words: (found.append(words), real(*words))[1])
+
+    def compile_model(*words: Any) -> Any:
+        found.append(words)
+        return real(*words)
+
+    monkeypatch.setattr(core, "compile_model", compile_model)
     return found
 
 
