@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from typing import Annotated, Any
 
@@ -83,6 +85,7 @@ def _command_of(error: Any) -> str:
 
 def main() -> None:
     """Entry point of the `parotid-seg` command; a wrong command line prints one line and gives exit status 2."""
+    atexit.register(gc.freeze)  # Python would search all objects for garbage several times before it ends
     try:
         sys.exit(app(prog_name="parotid-seg", standalone_mode=False) or 0)
     except UsageError as error:

@@ -12,7 +12,7 @@ from parotid_seg.cluster.cluster_options import ClusterOptions
 from parotid_seg.commands.option_parameters import with_options
 from parotid_seg.commands.shared import Quiet, UsageError, Verbose, one_line_errors
 from parotid_seg.commands.terminal import following
-from parotid_seg.imports import lighten_command
+from parotid_seg.imports import lighten_command, without_collections
 from parotid_seg.runtime.engines.model_options import ModelOptions
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.worker_process import started
@@ -40,10 +40,11 @@ def infer(
     failed, 130 interrupted.
     """
     with one_line_errors("finished cases are kept"), started() if on.cluster is None else nullcontext() as first_worker:
-        lighten_command()
-        from parotid_seg.cluster.urls import url_of
-        from parotid_seg.commands.model import load_model
-        from parotid_seg.runtime.pipeline.run import infer as run
+        with without_collections():
+            lighten_command()
+            from parotid_seg.cluster.urls import url_of
+            from parotid_seg.commands.model import load_model
+            from parotid_seg.runtime.pipeline.run import infer as run
 
         if on.cluster is not None and model.triton is not None:
             raise UsageError("--cluster: its hosts run the model, expected no --triton")
@@ -56,7 +57,9 @@ def infer(
                 summary = run(
                     scans,
                     out,
-                    lambda: load_model(model, tta=options.tta, say=line.say, progress=line.phase),
+                    without_collections()(
+                        lambda: load_model(model, tta=options.tta, say=line.say, progress=line.phase)
+                    ),
                     options,
                     model_name=model.name,
                     say=line.say,

@@ -17,8 +17,8 @@ from parotid_seg.runtime.pipeline.protocol.worker_stdio import ends
 from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.scan.chunks import CroppedScan
 
-USED_LATER = ("scipy.ndimage", "parotid_seg.metrics", "parotid_seg.runtime.formats.nifti_output")
-"""What a case imports where it is used. A worker imports it before its first case, while the model is loaded."""
+for _used_later in ("scipy.ndimage", "parotid_seg.metrics", "parotid_seg.runtime.formats.nifti_output"):
+    importlib.import_module(_used_later)  # by every case; a worker imports it while the model is loaded
 
 
 def _hush_libraries() -> None:
@@ -33,8 +33,6 @@ def main() -> None:
     """Serve until the standard input ends."""
     requests, answers = ends()
     _hush_libraries()
-    for module in USED_LATER:
-        importlib.import_module(module)
     with contextlib.suppress(EOFError, BrokenPipeError):
         work = cast(WorkerConfig, next_request(requests))
         while True:

@@ -24,7 +24,8 @@ def command_of(module: str) -> list[str]:
     """
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); import parotid_seg; del sys.path[0]; "
-        f"from parotid_seg.imports import import_nibabel; import_nibabel(); from {module} import main; main()"
+        "import gc; gc.disable(); from parotid_seg.imports import import_nibabel; import_nibabel(); "
+        f"from {module} import main; gc.freeze(); gc.enable(); main()"
     )
     return [sys.executable, "-P", "-c", program, str(Path(__file__).parents[3])]
 
