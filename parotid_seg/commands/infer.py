@@ -45,7 +45,9 @@ def infer(
             from parotid_seg.cluster.urls import url_of
             from parotid_seg.commands.model import load_model
             from parotid_seg.runtime.pipeline.run import infer as run
+            from parotid_seg.system import return_freed_memory
 
+            return_freed_memory()
         if on.cluster is not None and model.triton is not None:
             raise UsageError("--cluster: its hosts run the model, expected no --triton")
         if on.cluster is not None and options.dose is not None:

@@ -184,6 +184,8 @@ def _labelled(work: WorkerConfig, case: Case, ask: Ask, begun: float) -> _Labell
     result = postprocess(
         labelled.labels, covered, scan.volume, contract, work.options, agreement=labelled.agreement
     ).only(work.options.rois.written(contract.labels), contract.labels)
+    seconds = {"read": read - begun, "segment": labelled.seconds}
+    del prepared, covered, labelled  # before pictures are drawn, as copies of a large scan
     if work.options.pictures:
         pictures = make_folder_in(work.out, PICTURES)
         window = window_of(scan.volume.voxels[0], contract.windows[0])
@@ -193,4 +195,4 @@ def _labelled(work: WorkerConfig, case: Case, ask: Ask, begun: float) -> _Labell
         if work.options.views:
             save_picture(picture, pictures / views_of(case.name))
     without_voxels = replace(scan, volume=scan.volume.without_voxels())
-    return _Labelled(without_voxels, result, {"read": read - begun, "segment": labelled.seconds}, answered)
+    return _Labelled(without_voxels, result, seconds, answered)
