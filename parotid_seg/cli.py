@@ -84,7 +84,7 @@ def _command_of(error: Any) -> str:
 
 
 def _freeze_objects() -> None:
-    """Spare Python's searches for garbage before it ends. Triton, which torch may import, would report them as leaks."""
+    """Spare Python its searches for garbage before it ends. Triton, which torch may import, would report leaks."""
     if "torch" not in sys.modules:
         gc.freeze()
 
