@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from typing import Annotated, Any
 
@@ -81,8 +83,15 @@ def _command_of(error: Any) -> str:
     return " ".join(words)
 
 
+def _freeze_objects() -> None:
+    """Spare Python its searches for garbage before it ends. Triton, which torch may import, would report leaks."""
+    if "torch" not in sys.modules:
+        gc.freeze()
+
+
 def main() -> None:
     """Entry point of the `parotid-seg` command; a wrong command line prints one line and gives exit status 2."""
+    atexit.register(_freeze_objects)
     try:
         sys.exit(app(prog_name="parotid-seg", standalone_mode=False) or 0)
     except UsageError as error:

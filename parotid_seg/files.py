@@ -11,15 +11,12 @@ import hashlib
 import io
 import os
 import re
-import secrets
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from parotid_seg.errors import OptionError, OutputError
 
@@ -245,7 +242,7 @@ def partial_path(path: Path) -> Path:
     content = os.fsencode(name)
     if len(content) > LONGEST_NAME:
         name = f"{hashlib.sha256(content).hexdigest()[:16]}{path.suffix}"
-    return path.with_name(f".partial-{secrets.token_hex(8)}-{name}")
+    return path.with_name(f".partial-{os.urandom(8).hex()}-{name}")
 
 
 @contextmanager
@@ -364,6 +361,8 @@ def locked(file: Path, folder: Path) -> Iterator[None]:
         OutputError: if another process still holds the lock after `PATIENCE_S`, if the file is not a regular file, or
             if the file system has no locks.
     """
+    from filelock import FileLock, Timeout
+
     if is_taken(file) and not is_real_file(file):
         raise OutputError(f"found {special_kind(file.lstat().st_mode)}, expected a regular file", path=file)
     lock = FileLock(file, timeout=PATIENCE_S, thread_local=False, fallback_to_soft=False)

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from parotid_seg.models import example_folder
-from parotid_seg.runtime.pipeline import worker_pool
+from parotid_seg.runtime.pipeline import worker_process
 from tests.command_line import Run, in_process, own_process
 from tests.processes.forked import ForkedPrograms
 from tests.processes.forked import forked as forked_process
@@ -90,14 +90,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def forked_workers() -> Iterator[None]:
     """Runs in the tests' process fork their workers, which saves each of them the imports. Others start them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker_pool, "subprocess", ForkedPrograms)
+        patch.setattr(worker_process, "subprocess", ForkedPrograms)
         yield
 
 
 @pytest.fixture
 def started_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers are started as those of users are, and not forked."""
-    monkeypatch.setattr(worker_pool, "subprocess", subprocess)
+    monkeypatch.setattr(worker_process, "subprocess", subprocess)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import multiprocessing
 import os
@@ -206,7 +207,7 @@ def _timed(content: bytes, backend: Backend, inputs: Inputs, repeats: int) -> Ti
         provider = (PROVIDER, {**OPTIONS, "device_id": str(backend._bound.index)})
         return time_apart(content, pad_to_bucket(inputs)[0], repeats, provider)
     if isinstance(backend, OpenVinoBackend):
-        return _on_openvino(backend, pad_to_bucket(inputs)[0], repeats)
+        return _on_openvino(backend, content, pad_to_bucket(inputs)[0], repeats)
     if isinstance(backend, TensorRtBackend):
         return _on_tensorrt(backend, inputs, repeats)
     raise InputError(f"{backend.ran.backend}: no profile: it does not report the times of its layers")
@@ -228,10 +229,11 @@ def _wait_for_kernels() -> None:
     onnxruntime.preload_dlls(directory="")  # pip's packages of CUDA
 
 
-def _on_openvino(backend: OpenVinoBackend, chunk: Inputs, repeats: int) -> Timing:
+def _on_openvino(backend: OpenVinoBackend, content: bytes, chunk: Inputs, repeats: int) -> Timing:
     """OpenVINO reports the mean of all runs since the model was loaded; the share of the first runs is subtracted."""
     config = {**backend._config, "PERF_COUNT": True, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
-    request = backend._core.compile_model(backend._graph, "CPU", config).create_infer_request()
+    graph = backend._core.read_model(io.BytesIO(content))
+    request = backend._core.compile_model(graph, "CPU", config).create_infer_request()
     for _ in range(WARM):
         request.infer(dict(chunk), share_inputs=True)
     first = request.get_profiling_info()

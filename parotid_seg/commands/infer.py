@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +12,10 @@ from parotid_seg.cluster.cluster_options import ClusterOptions
 from parotid_seg.commands.option_parameters import with_options
 from parotid_seg.commands.shared import Quiet, UsageError, Verbose, one_line_errors
 from parotid_seg.commands.terminal import following
+from parotid_seg.imports import lighten_command, without_collections
 from parotid_seg.runtime.engines.model_options import ModelOptions
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
+from parotid_seg.runtime.pipeline.worker_process import started
 
 
 @with_options
@@ -36,11 +39,15 @@ def infer(
     does only the missing cases. Exit status: 0 all done, 1 nothing done, 2 wrong option or argument, 3 some cases
     failed, 130 interrupted.
     """
-    with one_line_errors("finished cases are kept"):
-        from parotid_seg.cluster.urls import url_of
-        from parotid_seg.commands.model import load_model
-        from parotid_seg.runtime.pipeline.run import infer as run
+    with one_line_errors("finished cases are kept"), started() if on.cluster is None else nullcontext() as first_worker:
+        with without_collections():
+            lighten_command()
+            from parotid_seg.cluster.urls import url_of
+            from parotid_seg.commands.model import load_model
+            from parotid_seg.runtime.pipeline.run import infer as run
+            from parotid_seg.system import return_freed_memory
 
+            return_freed_memory()
         if on.cluster is not None and model.triton is not None:
             raise UsageError("--cluster: its hosts run the model, expected no --triton")
         if on.cluster is not None and options.dose is not None:
@@ -52,11 +59,14 @@ def infer(
                 summary = run(
                     scans,
                     out,
-                    lambda: load_model(model, tta=options.tta, say=line.say, progress=line.phase),
+                    without_collections()(
+                        lambda: load_model(model, tta=options.tta, say=line.say, progress=line.phase)
+                    ),
                     options,
                     model_name=model.name,
                     say=line.say,
                     progress=line.case,
+                    first_worker=first_worker,
                 )
             else:
                 from parotid_seg.cluster.ray_executor import infer_on_cluster

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from parotid_seg.scan.labels import side_of
 from parotid_seg.scan.volume import Mask
@@ -28,6 +27,8 @@ def keep_largest_components(mask: Mask, labels: Sequence[str]) -> Mask:
     Returns:
         A new label map; the input is not changed.
     """
+    from scipy import ndimage
+
     cleaned = mask.copy()
     for value, box in enumerate(label_boxes(mask, len(labels) - 1), start=1):
         if box is None or not side_of(labels[value]):
@@ -68,6 +69,8 @@ def label_boxes(mask: Mask, count: int) -> Sequence[Box | None]:
     Returns:
         For each label its slices, rows and columns; None if it is absent.
     """
+    from scipy import ndimage
+
     part = [slice(0, 0)] * 3
     part[0] = _span(mask.reshape(len(mask), -1).max(axis=1, initial=0))
     plane = mask[part[0]].max(axis=0, initial=0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import parotid_seg
+from parotid_seg.runtime.pipeline.protocol.worker_stdio import command_of
 from tests.command_line import Run
 
 pytestmark = pytest.mark.slow
@@ -49,6 +50,49 @@ def test_the_inference_side_imports_no_training_package() -> None:
     assert "onnxruntime" in found
     assert not found & {"torch", "timm", "onnx", "matplotlib"}
     assert "jinja2" not in found, "only where a report is written"
+
+
+def test_infer_starts_its_first_worker_before_it_imports_anything_heavy(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from types import SimpleNamespace
+from parotid_seg.runtime.pipeline import worker_process
+worker_process.subprocess = SimpleNamespace(Popen=lambda *_, **__: sys.exit())
+sys.argv = ["parotid-seg", "infer", {str(tmp_path)!r}, "--out", {str(tmp_path / "out")!r}]
+from parotid_seg.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+"""
+    found = modules_after(code)
+    assert "socket" in found
+    assert not found & (HEAVY | {"rich", "msgspec", "pydicom", "openvino"})
+
+
+def test_a_worker_imports_all_that_a_nifti_scan_needs_and_nothing_else() -> None:
+    *words, program, folder = command_of("parotid_seg.runtime.pipeline.worker")
+    program += "; print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run(
+        [*words, program, folder], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+    )
+    found = set(done.stderr.split())
+    assert {"nibabel", "scipy.ndimage", "PIL.PngImagePlugin", "PIL.WebPImagePlugin"} <= found
+    unwanted = {"pydicom", "requests", "openvino", "onnxruntime", "rich", "typer", "jinja2", "filelock", "torch"}
+    assert not found & unwanted
+
+
+def test_a_command_imports_openvino_without_what_converts_models() -> None:
+    code = "from parotid_seg.imports import lighten_command; lighten_command(); "
+    code += "from parotid_seg.runtime.engines.openvino import cpu_core; cpu_core()"
+    found = modules_after(code)
+    assert {"openvino", "nibabel"} <= found
+    assert not found & {"absl", "onnxruntime", "pydicom"}
+
+
+def test_nibabel_without_pydicom_leaves_pydicom_as_it_is() -> None:
+    code = "from parotid_seg.imports import import_nibabel; import_nibabel(); import pydicom; pydicom.Dataset()"
+    assert {"nibabel", "pydicom"} <= modules_after(code)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

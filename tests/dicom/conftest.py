@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
-from tests.dicom_for_writers import LABELS, MODEL, SHAPE, glands, make_series
+from tests.dicom.for_writers import LABELS, MODEL, SHAPE, glands, make_series
 
 
 @pytest.fixture(scope="session")

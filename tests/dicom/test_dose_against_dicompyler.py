@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from parotid_seg.dicom.read.dose import read_dose
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.scan.dose_grid import structure_doses
+from tests.dicom.for_writers import LABELS, MODEL, glands, make_series
 from tests.dicom.read.dose_files import write_rtdose
-from tests.dicom_for_writers import LABELS, MODEL, glands, make_series
 from tests.dicom_series import lay
 
 dvhcalc = pytest.importorskip("dicompylercore.dvhcalc", reason="needs dicompyler-core: pip install dicompyler-core")

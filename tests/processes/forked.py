@@ -16,9 +16,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.runtime.pipeline import worker_pool
+from parotid_seg.runtime.pipeline import worker_process
 from parotid_seg.runtime.pipeline.protocol.worker_stdio import command_of
-from parotid_seg.runtime.pipeline.worker_pool import ONE_THREAD
+from parotid_seg.runtime.pipeline.worker_process import ONE_THREAD
 from tests.processes.fork_server import Request, Server, with_own_server
 
 LIGHT = Server(
@@ -115,7 +115,7 @@ def forking(run: Callable[[], object]) -> None:
 
 
 def _with_forked_workers(run: Callable[[], object]) -> None:
-    worker_pool.subprocess = ForkedPrograms  # type: ignore[assignment, attr-defined]
+    worker_process.subprocess = ForkedPrograms  # type: ignore[assignment, attr-defined]
     run()
 
 

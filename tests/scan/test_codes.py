@@ -4,7 +4,7 @@ import pytest
 from pydicom.sr.codedict import codes
 
 from parotid_seg.scan.codes import ANATOMICAL_STRUCTURE, LEARNING, LEFT, MODIFYING, ORGAN, ORGANS, RIGHT, structures_of
-from tests.dicom_for_writers import LABELS, triple
+from tests.dicom.for_writers import LABELS, triple
 
 
 def test_codes_are_those_of_the_standard() -> None:

@@ -106,7 +106,7 @@ def choose(
     candidates: Sequence[Candidate],
     precision: str,
     sizes: Sequence[int],
-    measure: Measure,
+    measure: Callable[[], Measure],
     place: Path,
     say: Say,
     *,
@@ -119,7 +119,7 @@ def choose(
         precision: of the model file. A candidate of a lower one is chosen only if it is `LEAST_GAIN` times as fast as
             the best of the others, and if its masks are within the tolerance; one with a rewritten graph if they are.
         sizes: batch sizes to try.
-        measure: the measurements.
+        measure: makes the measurements, if there is no stored choice.
         place: file in which the choice is stored.
         say: called with the choice and its reason, in one line.
         today: the day.
@@ -130,7 +130,7 @@ def choose(
     by_name = {candidate.name: candidate for candidate in candidates}
     stored = _stored_choice(place, by_name)
     if stored is None:
-        choice, chosen = _tried(candidates, precision, sizes, measure, today())
+        choice, chosen = _tried(candidates, precision, sizes, measure(), today())
         stored = _stored_choice(place, by_name)  # another process may have stored one, which both must use
         if stored is not None:
             chosen.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError, OptionError, ParotidSegError
 from parotid_seg.files import hash_file
-from parotid_seg.runtime.engines.autotune import Candidate, Say, choose, place_for
+from parotid_seg.runtime.engines.autotune import Candidate, Measure, Say, choose, place_for
 from parotid_seg.runtime.engines.base import OUTPUTS, Backend
 from parotid_seg.runtime.engines.engine_file import read_sidecar
 from parotid_seg.runtime.engines.gpu import find_gpu, find_gpus
@@ -135,8 +135,6 @@ def _load(engine: Engine | None, request: Request) -> Backend:
         loaded = available[0].make()
         request.say(f"{available[0].name}: the only engine for this model here")
         return loaded
-    from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
-
     sizes, contract = BATCHES[CPU if request.gpu is None else CUDA], request.contract
     tried = {
         "output": request.output,
@@ -144,7 +142,13 @@ def _load(engine: Engine | None, request: Request) -> Backend:
         "sizes": sizes,
     }
     place = place_for({**facts_of(request.model), **_machine(request), **tried})
-    return choose(available, contract.precision, sizes, EngineBenchmark(contract), place, request.say)
+    return choose(available, contract.precision, sizes, partial(_benchmark, contract), place, request.say)
+
+
+def _benchmark(contract: Contract) -> Measure:
+    from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
+
+    return EngineBenchmark(contract)
 
 
 def _exactly(engine: Engine, request: Request) -> Candidate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import logging
 import sys
 import time
 from collections import deque
@@ -17,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from parotid_seg.errors import InputError, ModelError, first_line
-from parotid_seg.runtime.engines.autotune import Candidate
+from parotid_seg.runtime.engines.autotune import Candidate, cache_folder
 from parotid_seg.runtime.engines.base import (
     INPUTS,
     OUTPUTS,
@@ -30,13 +31,18 @@ from parotid_seg.runtime.engines.base import (
 )
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.padding import Size, pad_to_bucket
+from parotid_seg.runtime.engines.private_file import read_private, write_private
 from parotid_seg.runtime.engines.registry import Request
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.system import available_cores
 
+log = logging.getLogger(__name__)
+
 INSTALL = "pip install openvino"
 TYPES = {"fp32": "f32", "bf16": "bf16"}
 """The project's and OpenVINO's names of the types that it can compute in."""
+FOLDER = "openvino"
+"""Of compiled models, in the user's cache folder."""
 MOST_SHAPES = 128
 """Most shapes before the model is reloaded, which takes half a second. OpenVINO keeps about a megabyte of code for each
 shape of a chunk and never frees it, whatever the capacity of its cache. Sizes are rounded up, so that the 40 test scans
@@ -77,27 +83,23 @@ class OpenVinoBackend:
         output: str = OUTPUTS[0],
     ) -> None:
         self._core = cpu_core()
+        self._config = {
+            "INFERENCE_PRECISION_HINT": TYPES[precision],
+            "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
+            "NUM_STREAMS": str(streams),
+            "INFERENCE_NUM_THREADS": threads or available_cores(),
+            "ENABLE_CPU_PINNING": False,  # reading and writing scans share the cores
+        }
         content, self.contract = read_model(model)
-        try:
-            self._graph = self._core.read_model(io.BytesIO(content))
-            self._config = {
-                "INFERENCE_PRECISION_HINT": TYPES[precision],
-                "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
-                "NUM_STREAMS": str(streams),
-                "INFERENCE_NUM_THREADS": threads or available_cores(),
-                "ENABLE_CPU_PINNING": False,  # reading and writing scans share the cores
-            }
-            self._compiled: Any = self._core.compile_model(self._graph, "CPU", self._config)
-        except RuntimeError as error:
-            reason = [first_line(error), *filter(None, map(str.strip, str(error).splitlines()))][-1]
-            raise ModelError(f"OpenVINO {version()} cannot load it ({reason})", path=model) from error
-        inputs, outputs = ([port.any_name for port in side] for side in (self._graph.inputs, self._graph.outputs))
+        self._model, self.model_sha256 = model, hashlib.sha256(content).hexdigest()
+        self._place = _place_of(self._core, self.model_sha256, self._config)
+        self._compiled: Any = self._stored_model() or self._compiled_model(content)
+        inputs, outputs = ([port.any_name for port in side] for side in (self._compiled.inputs, self._compiled.outputs))
         check_names(inputs, outputs, output, where=str(model))
         runs = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
         if runs != TYPES[precision]:
             raise InputError(f"OpenVINO {version()}: computes in {runs} on this CPU, expected {TYPES[precision]}")
         self.queue_depth = streams
-        self.model_sha256 = hashlib.sha256(content).hexdigest()
         computed = "int8" if self.contract.precision == "int8" else precision
         self.ran = ExecutionInfo(f"openvino {version()}", "cpu", computed)
         self._output = output
@@ -143,7 +145,39 @@ class OpenVinoBackend:
     def close(self) -> None:
         """Free the memory."""
         self._free.clear()
-        del self._compiled, self._graph
+        del self._compiled
+
+    def _stored_model(self) -> Any:
+        """The compiled model that an earlier process has kept, which takes a third of the time of compiling; None if
+        there is none."""
+        stored = read_private(self._place)
+        if stored is None:
+            return None
+        try:
+            return self._core.import_model(bytes(stored), "CPU", self._config)
+        except RuntimeError as error:
+            log.info("%s: not used: %s", self._place, first_line(error))
+            return None
+
+    def _content(self) -> bytes:
+        content, _ = read_model(self._model)
+        if hashlib.sha256(content).hexdigest() != self.model_sha256:
+            raise ModelError("changed since it was loaded, expected the same file", path=self._model)
+        return content
+
+    def _compiled_model(self, content: bytes) -> Any:
+        """Compile a model file's bytes, and keep the result for other processes.
+
+        Raises:
+            ModelError: if OpenVINO cannot load them.
+        """
+        try:
+            compiled = self._core.compile_model(self._core.read_model(io.BytesIO(content)), "CPU", self._config)
+            write_private(compiled.export_model().getvalue(), self._place)
+        except RuntimeError as error:
+            reason = [first_line(error), *filter(None, map(str.strip, str(error).splitlines()))][-1]
+            raise ModelError(f"OpenVINO {version()} cannot load it ({reason})", path=self._model) from error
+        return compiled
 
     def _note(self, shapes: tuple[tuple[int, ...], ...]) -> None:
         """Record a shape; reload the model if there have been too many."""
@@ -151,8 +185,15 @@ class OpenVinoBackend:
             self._free.clear()
             self._shapes.clear()
             self._compiled = None  # free its memory before the new one needs some
-            self._compiled = self._core.compile_model(self._graph, "CPU", self._config)
+            self._compiled = self._stored_model() or self._compiled_model(self._content())
         self._shapes.add(shapes)
+
+
+def _place_of(core: Any, model_sha256: str, config: dict[str, Any]) -> Path:
+    """Where a compiled model is kept: a file in the user's cache folder, whose name depends on all that makes it."""
+    processor = [core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
+    facts = repr((model_sha256, import_openvino().get_version(), processor, config))
+    return cache_folder() / FOLDER / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.blob"
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,12 @@ import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from parotid_seg.calibration import calibration_of, quality_text
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import EXHAUSTED, InputError, MachineError, OutputError, ScanError, system_reason
 from parotid_seg.files import hash_file, make_folder_in, visible
-from parotid_seg.runtime import doses
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry, is_whole
 from parotid_seg.runtime.pipeline.preflight import read_for_model
@@ -25,6 +24,9 @@ from parotid_seg.runtime.segmentation.segment import Segmentation, postprocess
 from parotid_seg.scan.intensity import window_of
 from parotid_seg.scan.nifti import NiftiScan
 from parotid_seg.scan.volume import Mask
+
+if TYPE_CHECKING:
+    from parotid_seg.runtime.doses import CaseDose
 
 
 def run_case(work: WorkerConfig, case: Case, earlier: Entry | None, ask: Ask) -> tuple[str, Entry]:
@@ -122,7 +124,7 @@ def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -
         further={path.name: hash_file(path) for path in further},
         volumes_ml={name: round(size, 3) for name, size in result.volumes_ml.items()},
         agreement={name: round(dsc, 4) for name, dsc in result.agreement.items()},
-        flags=(*result.flags, *noticed, *dose.flags),
+        flags=(*result.flags, *noticed, *(dose.flags if dose else ())),
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
         settings=work.settings,
         decoders=scan.volume.decoders,
@@ -130,7 +132,7 @@ def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -
         facts=facts_of(source),
         shape=scan.volume.shape,
         spacing_mm=(round(dz, 6), round(dy, 6), round(dx, 6)),
-        mean_gy={name: round(gray, 3) for name, gray in dose.mean_gy.items()},
+        mean_gy={name: round(gray, 3) for name, gray in dose.mean_gy.items()} if dose else {},
         expected_dsc={name: round(dsc, 4) for name, dsc in result.expected_dsc.items()},
         floor_dsc={name: round(dsc, 4) for name, dsc in result.floor_dsc.items()},
     )
@@ -145,10 +147,12 @@ def _notes(result: Segmentation, work: WorkerConfig) -> dict[str, str]:
     }
 
 
-def _dose_of(case: Case, scan: NiftiScan, mask: Mask, labels: tuple[str, ...]) -> doses.CaseDose:
-    """The mean dose of each structure, if the case has a dose."""
+def _dose_of(case: Case, scan: NiftiScan, mask: Mask, labels: tuple[str, ...]) -> CaseDose | None:
+    """The mean dose of each structure; None if the case has no dose."""
     if not case.dose:
-        return doses.CaseDose({}, ())
+        return None
+    from parotid_seg.runtime import doses
+
     stored = scan.volume.orientation.to_storage(mask)
     planned = doses.read(case.dose, in_frame=isinstance(case.scan[0], Series))
     return doses.mean_doses(planned, stored, scan.geometry.affine, labels)
@@ -180,6 +184,8 @@ def _labelled(work: WorkerConfig, case: Case, ask: Ask, begun: float) -> _Labell
     result = postprocess(
         labelled.labels, covered, scan.volume, contract, work.options, agreement=labelled.agreement
     ).only(work.options.rois.written(contract.labels), contract.labels)
+    seconds = {"read": read - begun, "segment": labelled.seconds}
+    del prepared, covered, labelled  # before pictures are drawn, as copies of a large scan
     if work.options.pictures:
         pictures = make_folder_in(work.out, PICTURES)
         window = window_of(scan.volume.voxels[0], contract.windows[0])
@@ -189,4 +195,4 @@ def _labelled(work: WorkerConfig, case: Case, ask: Ask, begun: float) -> _Labell
         if work.options.views:
             save_picture(picture, pictures / views_of(case.name))
     without_voxels = replace(scan, volume=scan.volume.without_voxels())
-    return _Labelled(without_voxels, result, {"read": read - begun, "segment": labelled.seconds}, answered)
+    return _Labelled(without_voxels, result, seconds, answered)

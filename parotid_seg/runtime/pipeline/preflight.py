@@ -6,7 +6,6 @@ from parotid_seg.contract import Contract
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag
-from parotid_seg.runtime.pipeline.apart import with_care
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.runtime.report.flag_text import sentences
 from parotid_seg.runtime.segmentation.locate import Prepared
@@ -29,6 +28,8 @@ def read_for_model(scan: Scan, contract: Contract) -> tuple[NiftiScan, Prepared]
 
 def decision_on(scan: Scan, contract: Contract) -> str:
     """What `infer` would do with a scan, in one line: segment it, with its flags; or refuse it, with the reason."""
+    from parotid_seg.runtime.pipeline.apart import with_care
+
     try:
         flags = with_care(scan, _flags_of, scan, contract)
     except MemoryError:

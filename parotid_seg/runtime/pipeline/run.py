@@ -9,11 +9,11 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from parotid_seg.errors import InputError, OptionError, ScanError
 from parotid_seg.files import exists, make_folder, remove_orphans
 from parotid_seg.records import write_record
-from parotid_seg.runtime.doses import Doses
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.formats.mask_formats import NIFTI
 from parotid_seg.runtime.formats.slicer import write_itksnap_labels
@@ -36,6 +36,7 @@ from parotid_seg.runtime.pipeline.ownership import (
 )
 from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, CaseRequest, WorkerConfig, failed
 from parotid_seg.runtime.pipeline.sources import Scan
+from parotid_seg.runtime.pipeline.worker_process import WorkerProcess
 from parotid_seg.runtime.pipeline.writers import is_result
 from parotid_seg.runtime.report.identities import PatientIdentity, patients_of
 from parotid_seg.runtime.report.results import results_of
@@ -44,6 +45,9 @@ from parotid_seg.runtime.segmentation.segmentation_options import determined_by
 from parotid_seg.scan.search import Skipped
 from parotid_seg.version import VERSION
 from parotid_seg.wording import counted
+
+if TYPE_CHECKING:
+    from parotid_seg.runtime.doses import Doses
 
 Say = Callable[[str], None]
 log = logging.getLogger(__name__)
@@ -111,6 +115,7 @@ def infer(
     model_name: str = "",
     say: Say = lambda _: None,
     progress: Callable[[Outcome], None] = lambda _: None,
+    first_worker: WorkerProcess | None = None,
 ) -> Summary:
     """Segment scans into `out` on this machine.
 
@@ -122,13 +127,14 @@ def infer(
         model_name: of the model's file, for the report and the record of the run.
         say: called with one line for each event.
         progress: called with the outcome of every case.
+        first_worker: the first worker's process, if it has been started.
 
     Raises:
         ParotidSegError: if the model cannot be loaded, there is no scan at all, or results cannot be written.
     """
     if not any(map(exists, scans)):
         raise OptionError("; ".join(f"{scan}: no such file or folder" for scan in scans) or "no scan was named")
-    with closing(LocalExecutor(load, options, say)) as executor:
+    with closing(LocalExecutor(load, options, say, first_worker)) as executor:
         return infer_at(executor, scans, out, options, model_name=model_name, say=say, progress=progress)
 
 
@@ -172,7 +178,7 @@ def infer_at(
             raise InputError(refused[0].failure if refused else "no scan was named")
         run.refuse(refused)
         raise InputError(f"nothing was segmented: none of {len(refused)} scans and files can be")
-    doses = Doses.below(options.dose) if options.dose else None
+    doses = _doses_below(options.dose) if options.dose else None
     make_folder(out)
     with run.journal.writing():
         run.say_what_is_ignored()
@@ -368,6 +374,12 @@ class _Run:
             from parotid_seg.runtime.report.page import write_report
 
             write_report(results, out, options.rois)
+
+
+def _doses_below(place: Path) -> Doses:
+    from parotid_seg.runtime.doses import Doses
+
+    return Doses.below(place)
 
 
 def _refused(error: ScanError) -> Entry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 from typing import IO, cast
@@ -15,6 +16,9 @@ from parotid_seg.runtime.pipeline.protocol.requests import next_request
 from parotid_seg.runtime.pipeline.protocol.worker_stdio import ends
 from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.scan.chunks import CroppedScan
+
+for _used_later in ("scipy.ndimage", "parotid_seg.metrics", "parotid_seg.runtime.formats.nifti_output"):
+    importlib.import_module(_used_later)  # by every case; a worker imports it while the model is loaded
 
 
 def _hush_libraries() -> None:

@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import queue
 import socket
-import subprocess
 import threading
 import time
 import traceback
 from dataclasses import dataclass
 
-from parotid_seg.errors import EXHAUSTED, MachineError, ScanError
+from parotid_seg.errors import MachineError, ScanError
 from parotid_seg.runtime.pipeline.protocol.answers import Asked, next_answer
 from parotid_seg.runtime.pipeline.protocol.framing import ProtocolError
 from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, OutputFailure, PutOff, WorkerConfig
 from parotid_seg.runtime.pipeline.protocol.requests import send_request
-from parotid_seg.runtime.pipeline.protocol.worker_stdio import cause, command_of
+from parotid_seg.runtime.pipeline.protocol.worker_stdio import cause
+from parotid_seg.runtime.pipeline.worker_process import WorkerProcess
 from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.scan.chunks import CroppedScan
-
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-"""Environment of a worker: one thread for its small matrix products, because the engine needs the cores."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,7 @@ class Worker:
 
     Args:
         events: queue for the worker's answers.
+        process: its process, if that has been started; the worker then owns it.
 
     Attributes:
         job: its present case; None if it is idle.
@@ -63,7 +60,7 @@ class Worker:
         MachineError: if the machine has no room for another process.
     """
 
-    def __init__(self, events: queue.SimpleQueue[Event]) -> None:
+    def __init__(self, events: queue.SimpleQueue[Event], process: WorkerProcess | None = None) -> None:
         self.job: CaseRequest | None = None
         self.since: float | None = None
         self._events = events
@@ -72,19 +69,13 @@ class Worker:
         self._voxels = 0
         self._killed_for = ""
         self._labelled = 0
-        try:
-            self._process, self._connection = _start()
-        except OSError as error:
-            if error.errno in EXHAUSTED:
-                raise MachineError.of(error) from error
-            raise
+        started = process or WorkerProcess()
+        self._process, self._connection = started.process, started.connection
         self._thread = threading.Thread(target=self._converse, daemon=True)
         try:
             self._thread.start()
         except RuntimeError as error:  # the system has no room for another thread
-            self._process.kill()
-            self._process.wait()
-            self._connection.close()
+            started.close()
             raise MachineError.of(OSError(errno.EAGAIN, str(error))) from error
 
     def begin(self, work: WorkerConfig) -> None:
@@ -166,35 +157,22 @@ class Worker:
         return request
 
 
-def _start() -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start a worker's process; also returns the socket that is connected to its standard input and output.
-
-    Unlike a pipe, a socket can be shut down at this end, whoever holds the other one.
-    """
-    parent_end, worker_end = socket.socketpair()
-    with worker_end:
-        try:
-            command, environment = command_of("parotid_seg.runtime.pipeline.worker"), {**os.environ, **ONE_THREAD}
-            end = worker_end.fileno()
-            return subprocess.Popen(command, stdin=end, stdout=end, env=environment), parent_end
-        except BaseException:
-            parent_end.close()
-            raise
-
-
 class WorkerPool:
     """Workers. The first process is started in advance, to be ready with the model; if that fails, `start_worker`
     retries.
+
+    Args:
+        first: the first process, if it has been started.
 
     Attributes:
         events: queue of the workers' answers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: WorkerProcess | None = None) -> None:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._all: list[Worker] = []
         with contextlib.suppress(MachineError):
-            self._all.append(Worker(self.events))
+            self._all.append(Worker(self.events, first))
         self._spare = list(self._all)
 
     def start_worker(self, work: WorkerConfig) -> Worker:

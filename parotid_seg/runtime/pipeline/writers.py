@@ -7,16 +7,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import OptionError, OutputError, ParotidSegError, ScanError
 from parotid_seg.files import check_not_read, hash_file, partial_path
-from parotid_seg.flags import Flag
 from parotid_seg.runtime.formats.mask_formats import FORMATS, NIFTI, RTSTRUCT, MaskResult
-from parotid_seg.runtime.pipeline.sources import Source
 from parotid_seg.scan.codes import ALL_ROIS, Rois
-from parotid_seg.scan.nifti import NiftiScan
-from parotid_seg.scan.volume import Mask
+
+if TYPE_CHECKING:  # this module checks options, before the libraries that read scans are imported
+    from parotid_seg.flags import Flag
+    from parotid_seg.runtime.pipeline.sources import Source
+    from parotid_seg.scan.nifti import NiftiScan
+    from parotid_seg.scan.volume import Mask
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Outputs:
     def check(self, source: Source) -> None:
         """Raise ScanError unless these formats can be written for a source."""
         dicom = [name for name in self.formats if FORMATS[name].dicom]
-        if dicom and not isinstance(source, Series):
+        if dicom and isinstance(source, Path):
             raise ScanError(
                 f"a NIfTI file; --format {dicom[0]} refers to DICOM slices, expected a DICOM series", path=source
             )
@@ -91,7 +93,7 @@ class Outputs:
         result = MaskResult(mask, scan, source, tuple(labels), model, self.append, self.rois, notes)
         flags: tuple[Flag, ...] = ()
         paths = [stem.with_name(name) for name in self.names(stem.name)]
-        read = [each.path for each in source.slices] if isinstance(source, Series) else [source]
+        read = [source] if isinstance(source, Path) else [each.path for each in source.slices]
         for path in paths:
             check_not_read(path, [*read, *([self.append] if self.append else [])])
         with _together(paths) as partials:

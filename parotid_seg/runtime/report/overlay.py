@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, WebPImagePlugin
 
 from parotid_seg.files import atomic_write
 from parotid_seg.runtime.report.sheet import GAP_PX, MOST_STRUCTURES, PANEL_PX, SLICES, TITLE_PX, corner, sheet_size
@@ -37,9 +37,10 @@ INK = (236, 238, 242)
 PAPER = (16, 18, 22)
 HALO_PX = 2
 SAVED_AS = {
-    ".png": {"format": "PNG", "compress_level": 1},  # a third of the time, a tenth larger
-    ".webp": {"format": "WEBP", "quality": 80, "method": 1},
+    ".png": {"format": PngImagePlugin.PngImageFile.format, "compress_level": 1},  # a third of the time, a tenth larger
+    ".webp": {"format": WebPImagePlugin.WebPImageFile.format, "quality": 80, "method": 1},
 }
+"""Pillow imports the modules of all formats when it writes one whose module has not been imported."""
 
 EDGES = {"axial": ("A", "R", "L"), "coronal": ("S", "R", "L"), "sagittal": ("S", "A", "P")}
 """Letters at the upper, left and right edge of each view: the patient's left is on the viewer's right."""

@@ -17,10 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from parotid_seg.contract import Contract
-from parotid_seg.metrics import dice
 from parotid_seg.scan.chunks import CroppedScan
 from parotid_seg.scan.components import Box
 from parotid_seg.scan.labels import side_of
@@ -87,6 +85,10 @@ def gland_features(
     Returns:
         None for a structure so small that no point is in it.
     """
+    from scipy import ndimage
+
+    from parotid_seg.metrics import dice
+
     points = [_points(side, size, mm) for side, size, mm in zip(box, mask.shape, spacing_mm, strict=True)]
     at = np.ix_(*points)
     inside = mask[at] == value

@@ -6,11 +6,10 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 LEAST_THICK_MM = 20.0
 """What is thinner within a slice is not the patient, such as a table."""
-IN_SLICE = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
+IN_SLICE = np.array((np.zeros((3, 3)), ((0, 1, 0), (1, 1, 1), (0, 1, 0)), np.zeros((3, 3))), np.bool_)
 """Neighbours of one piece: those in the same slice."""
 
 
@@ -21,6 +20,8 @@ def of_patient(tissue: NDArray[np.bool_], step_mm: tuple[float, float]) -> NDArr
         tissue: what is as bright as tissue (slices, rows, columns).
         step_mm: of rows and columns.
     """
+    from scipy import ndimage
+
     reach = [math.ceil((LEAST_THICK_MM / step - 1) / 2) for step in step_mm]
     thick = ndimage.minimum_filter(tissue, [1, *(2 * each + 1 for each in reach)])
     pieces, _ = ndimage.label(thick, IN_SLICE)

@@ -18,8 +18,8 @@ from parotid_seg.dicom.read.dose import find_dose, read_dose
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import FlagCode
 from parotid_seg.scan.dose_grid import structure_doses
+from tests.dicom.for_writers import needs_plastimatch
 from tests.dicom.read.dose_files import SCALING, linear, ramp, set_to, write_rtdose
-from tests.dicom_for_writers import needs_plastimatch
 from tests.dicom_series import TILTED, lay
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")

@@ -14,7 +14,7 @@ from parotid_seg.dicom.read.rt_read import read_rtstruct
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import ParotidSegError, ScanError
 from parotid_seg.flags import Flag, FlagCode
-from tests.dicom_for_writers import IDENTITY, SHAPE, changed, elsewhere, refused
+from tests.dicom.for_writers import IDENTITY, SHAPE, changed, elsewhere, refused
 from tests.dicom_series import lay
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, over what is wrong here on purpose

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
-from tests.dicom_for_writers import LABELS, MODEL, drawn, make_series
+from tests.dicom.for_writers import LABELS, MODEL, drawn, make_series
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, over what is wrong here on purpose
 

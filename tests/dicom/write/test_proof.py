@@ -15,7 +15,7 @@ from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.write.round_trip import verify_round_trip
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.errors import ScanError
-from tests.dicom_for_writers import LABELS, MODEL, changed, numbers, refused
+from tests.dicom.for_writers import LABELS, MODEL, changed, numbers, refused
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, over what is wrong here on purpose
 

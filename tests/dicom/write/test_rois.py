@@ -13,7 +13,7 @@ from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.dicom.write.seg import write_seg
 from parotid_seg.errors import OptionError
 from parotid_seg.scan.codes import Rois, structures_of
-from tests.dicom_for_writers import LABELS, MODEL, drawn
+from tests.dicom.for_writers import LABELS, MODEL, drawn
 
 pytestmark = [
     pytest.mark.slow,

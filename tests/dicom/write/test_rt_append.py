@@ -17,7 +17,7 @@ from parotid_seg.dicom.write.round_trip import verify_round_trip
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.flags import Flag, FlagCode
-from tests.dicom_for_writers import LABELS, MODEL, changed, drawn, elsewhere, make_series, refused
+from tests.dicom.for_writers import LABELS, MODEL, changed, drawn, elsewhere, make_series, refused
 
 pytestmark = [
     pytest.mark.slow,

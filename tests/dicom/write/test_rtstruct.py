@@ -19,7 +19,7 @@ from parotid_seg.dicom.write.objects import is_own_object
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.errors import InputError, OutputError, ScanError
 from parotid_seg.metrics import dice
-from tests.dicom_for_writers import (
+from tests.dicom.for_writers import (
     LABELS,
     MODEL,
     SHAPE,

@@ -21,7 +21,7 @@ from parotid_seg.dicom.write.round_trip import verify_round_trip
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.dicom.write.seg import write_seg
 from parotid_seg.errors import InputError, ScanError
-from tests.dicom_for_writers import (
+from tests.dicom.for_writers import (
     IDENTITY,
     LABELS,
     MODEL,

@@ -106,7 +106,7 @@ class Choosing:
 
     def __call__(self) -> Any:
         return choose(
-            self.candidates, self.precision, (8, 16, 32), self.measured, self.place, self.said.append,
+            self.candidates, self.precision, (8, 16, 32), lambda: self.measured, self.place, self.said.append,
             today=lambda: date(2026, 11, 24),
         )  # fmt: skip
 

@@ -166,11 +166,11 @@ def test_several_engines_are_tried(
         found: list[Candidate],
         precision: str,
         sizes: tuple[int, int, int],
-        measure: EngineBenchmark,
+        measure: Callable[[], EngineBenchmark],
         place: Path,
         say: Callable[[str], None],
     ) -> Any:
-        asked.append(([each.name for each in found], precision, sizes, measure.contract, place))
+        asked.append(([each.name for each in found], precision, sizes, measure().contract, place))
         return found[-1].make()
 
     monkeypatch.setattr(load, "choose", choose)

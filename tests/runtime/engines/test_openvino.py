@@ -3,8 +3,12 @@
 import importlib
 import importlib.util
 import os
+import shutil
+import stat
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +21,10 @@ from parotid_seg.errors import InputError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines import openvino as module
 from parotid_seg.runtime.engines.base import labels_of
+from parotid_seg.runtime.engines.model_file import with_new_contract
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.openvino import OpenVinoBackend, computes_bf16, import_openvino
+from parotid_seg.runtime.engines.private_file import write_private
 from parotid_seg.runtime.tolerance import GATES, difference
 from parotid_seg.scan.chunks import chunks, segmented
 from parotid_seg.scan.intensity import Windows, in_windows
@@ -74,11 +80,102 @@ def test_it_gives_the_masks_and_says_what_it_computed_in(
     backend.close()
 
 
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of compiled models, not made yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "parotid-seg" / "openvino"
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Gets an entry for each time that a model is compiled."""
+    found: list[object] = []
+    core = import_openvino().Core
+    real = core.compile_model
+
+    def compile_model(*words: Any) -> Any:
+        found.append(words)
+        return real(*words)
+
+    monkeypatch.setattr(core, "compile_model", compile_model)
+    return found
+
+
 @needs_openvino
+def test_a_compiled_model_is_kept_for_the_next_process(
+    scan: tuple[Volume, Windows], store: Path, compiled: list[object]
+) -> None:
+    first = OpenVinoBackend(DEFAULT_MODEL)
+    (file,) = store.iterdir()
+    assert (stat.S_IMODE(store.stat().st_mode), len(compiled)) == (0o700, 1)
+    second = OpenVinoBackend(DEFAULT_MODEL)
+    assert len(compiled) == 1
+    assert np.array_equal(mask_of(first, scan), mask_of(second, scan))
+    assert (second.ran, second.contract, second.model_sha256) == (first.ran, first.contract, first.model_sha256)
+    OpenVinoBackend(DEFAULT_MODEL, threads=1)
+    assert len(compiled) == 2
+    assert file in store.iterdir()
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda file: file.write_bytes(file.read_bytes()[:-1]),
+        lambda file: write_private(b"not a model", file),
+        lambda file: file.chmod(0o666),
+    ],
+    ids=["cut", "refused by OpenVINO", "file of all"],
+)
+def test_a_kept_model_that_cannot_be_used_is_made_anew(
+    store: Path, compiled: list[object], spoil: Callable[[Path], object]
+) -> None:
+    OpenVinoBackend(DEFAULT_MODEL)
+    (file,) = store.iterdir()
+    spoil(file)
+    OpenVinoBackend(DEFAULT_MODEL)
+    assert len(compiled) == 2
+    OpenVinoBackend(DEFAULT_MODEL)
+    assert len(compiled) == 2
+
+
+@needs_openvino
+def test_a_place_that_cannot_be_written_is_no_error(store: Path, compiled: list[object]) -> None:
+    store.parent.mkdir(parents=True)
+    store.write_text("")
+    for count in (1, 2):
+        OpenVinoBackend(DEFAULT_MODEL)
+        assert len(compiled) == count
+
+
+@needs_openvino
+def test_a_model_that_changes_while_it_is_used_is_not_loaded_again(
+    scan: tuple[Volume, Windows], store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_SHAPES", 1)
+    store.parent.mkdir(parents=True)
+    store.write_text("")
+    model = tmp_path / "model.onnx"
+    shutil.copy(DEFAULT_MODEL, model)
+    backend = OpenVinoBackend(model)
+    small, large = (next(chunks(*scan, backend.contract.grid, size)).inputs for size in (1, 2))
+    labels_of(backend, small)
+    changed = replace(backend.contract, training={"data": "other"})
+    model.write_bytes(with_new_contract(model.read_bytes(), changed))
+    with pytest.raises(ModelError, match="changed since it was loaded"):
+        labels_of(backend, large)
+
+
+@needs_openvino
+@pytest.mark.usefixtures("store")
 def test_another_type_than_asked_for_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     class Compiled:
         def __init__(self, real: Any) -> None:
             self._real = real
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
 
         def get_property(self, name: object) -> Any:
             return import_openvino().Type.f16

@@ -16,7 +16,7 @@ import pytest
 
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.runtime.pipeline import worker_pool
+from parotid_seg.runtime.pipeline import worker_process
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.pipeline.protocol.answers import LONGEST_TEXT, MOST_QUESTIONS, Asked, next_answer, send_answer
@@ -267,7 +267,7 @@ def first_is_hostile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callabl
             hostile = [sys.executable, "-m", "tests.runtime.pipeline.hostile_worker", kind, str(harmed)]
             return hostile if len(started) == 1 else command_of(module)
 
-        monkeypatch.setattr(worker_pool, "command_of", command)
+        monkeypatch.setattr(worker_process, "command_of", command)
         return harmed
 
     return make

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError
@@ -12,9 +13,10 @@ from parotid_seg.files import hash_file
 from parotid_seg.runtime.engines.autotune import Candidate, Say
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.model_file import read_model
-from parotid_seg.runtime.engines.onnxruntime import cpu, cuda
 from parotid_seg.runtime.engines.registry import Request
-from parotid_seg.runtime.engines.rewriting.gpu_graph import GpuGraph
+
+if TYPE_CHECKING:
+    from parotid_seg.runtime.engines.rewriting.gpu_graph import GpuGraph
 
 FASTER = {"cpu": "int8", "cuda": "fp16"}
 """The lower precision that is tried, by device."""
@@ -35,7 +37,10 @@ def candidates(request: Request) -> list[Candidate]:
     """
     if request.gpu is None:
         return _files(request, "onnxruntime")
-    cuda.check_provider()
+    from parotid_seg.runtime.engines.onnxruntime.cuda import check_provider
+    from parotid_seg.runtime.engines.rewriting.gpu_graph import GpuGraph
+
+    check_provider()
     found = _files(request, "onnxruntime CUDA")
     if request.contract.precision not in ("fp32", "fp16"):
         return found
@@ -97,8 +102,12 @@ def variant(model: Path, contract: Contract, precision: str, say: Say) -> Path |
 
 def _load(file: Path, gpu: int | None, threads: int | None, output: str) -> Backend:
     if gpu is None:
-        return cpu.OnnxRuntimeBackend(file, threads=threads, output=output)
-    return cuda.OnnxRuntimeCudaBackend(file, device=gpu, output=output)
+        from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
+
+        return OnnxRuntimeBackend(file, threads=threads, output=output)
+    from parotid_seg.runtime.engines.onnxruntime.cuda import OnnxRuntimeCudaBackend
+
+    return OnnxRuntimeCudaBackend(file, device=gpu, output=output)
 
 
 def _load_made(graph: GpuGraph, gpu: int | None, output: str) -> Backend:

@@ -1,8 +1,6 @@
 """Kernels that TensorRT-RTX compiled for an engine on this GPU, kept in a file for the next process.
 
-A cache holds machine code. It lies in a folder of the user's own, and one that others could have written is not read.
-Damage is detected by a hash before the library reads it; the library itself rejects a cache of another GPU, driver or
-version.
+A cache holds machine code, see `private_file`. The library itself rejects a cache of another GPU, driver or version.
 """
 
 from __future__ import annotations
@@ -11,16 +9,13 @@ import hashlib
 import logging
 from typing import Any
 
-from parotid_seg.errors import OutputError
-from parotid_seg.files import read_input, write_bytes
-from parotid_seg.runtime.engines.autotune import cache_folder, is_private
+from parotid_seg.runtime.engines.autotune import cache_folder
 from parotid_seg.runtime.engines.gpu import Gpu
+from parotid_seg.runtime.engines.private_file import read_private, write_private
 
 log = logging.getLogger(__name__)
 
 FOLDER = "kernels"
-DIGEST_BYTES = 32
-"""Bytes of the SHA-256 at the beginning of a file."""
 
 
 class KernelCache:
@@ -42,16 +37,12 @@ class KernelCache:
 
         The GPU's context must be current.
         """
-        try:
-            if not (is_private(self.path.parent) and is_private(self.path)):
-                log.info("%s: not used: others may write to it", self.path)
-                return False
-            content = read_input(self.path, follow=False)
-        except OSError:
+        stored = read_private(self.path)
+        if stored is None:
             return False
-        digest, kernels = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
-        if hashlib.sha256(kernels).digest() != digest or not cache.deserialize(kernels):
-            log.info("%s: not used: damaged, or of another driver; made anew", self.path)
+        kernels = bytes(stored)
+        if not cache.deserialize(kernels):
+            log.info("%s: not used: of another driver; made anew", self.path)
             return False
         self._stored = kernels
         return True
@@ -61,11 +52,5 @@ class KernelCache:
         kernels = bytes(cache.serialize() or b"")
         if not kernels or kernels == self._stored:
             return
-        try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.path.parent.chmod(0o700)
-            write_bytes(hashlib.sha256(kernels).digest() + kernels, self.path)
-        except (OutputError, OSError) as error:
-            log.info("compiled kernels are not kept: %s", error)
-            return
-        self._stored = kernels
+        if write_private(kernels, self.path):
+            self._stored = kernels

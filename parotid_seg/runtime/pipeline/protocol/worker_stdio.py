@@ -19,11 +19,13 @@ PR_SET_PDEATHSIG = 1
 def command_of(module: str) -> list[str]:
     """The command line of a process that runs `main` of a module of this package.
 
-    It imports the same package as this process, and nothing else from its folder or the current one.
+    It imports the same package as this process, and nothing else from its folder or the current one; nibabel without
+    pydicom.
     """
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); import parotid_seg; del sys.path[0]; "
-        f"from {module} import main; main()"
+        "import gc; gc.disable(); from parotid_seg.imports import import_nibabel; import_nibabel(); "
+        f"from {module} import main; gc.freeze(); gc.enable(); main()"
     )
     return [sys.executable, "-P", "-c", program, str(Path(__file__).parents[3])]
 

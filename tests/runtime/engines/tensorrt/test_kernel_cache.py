@@ -9,7 +9,8 @@ import pytest
 
 from parotid_seg.runtime.engines.gpu import Gpu
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
-from parotid_seg.runtime.engines.tensorrt.kernel_cache import DIGEST_BYTES, KernelCache
+from parotid_seg.runtime.engines.private_file import DIGEST_BYTES
+from parotid_seg.runtime.engines.tensorrt.kernel_cache import KernelCache
 from parotid_seg.runtime.engines.tensorrt.tensorrt_engine import TensorRtBackend
 from tests.fakes.fake_cuda import ADA
 from tests.fakes.fake_gpu import FakeGpu

@@ -13,7 +13,7 @@ import pytest
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 
 from parotid_seg.runtime.engines.base import Backend
-from parotid_seg.runtime.pipeline import worker_pool
+from parotid_seg.runtime.pipeline import worker_process
 from tests.dicom_example import every_text, few_slices, run, write_image
 from tests.dicom_series import ct_voxels, lay, write_series
 from tests.small_files import summary_rows
@@ -225,7 +225,7 @@ def test_a_library_that_ends_the_process_costs_its_case_only(
         "Frames.of = lambda self, file, _: os.abort() if file.path.parent.name == 'fatal' else read(self, file, _)\n"
         "main()"
     )
-    monkeypatch.setattr(worker_pool, "command_of", lambda _: [sys.executable, "-c", program])
+    monkeypatch.setattr(worker_process, "command_of", lambda _: [sys.executable, "-c", program])
     ran = run(model, tmp_path / "scans", tmp_path / "out")
     assert ran.statuses == {"fatal": "failed", "good": "done"}
     assert ran.summary.exit_status == 3

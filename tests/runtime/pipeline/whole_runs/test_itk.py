@@ -17,7 +17,7 @@ from parotid_seg.flags import FlagCode
 from parotid_seg.runtime.formats.mask_formats import FORMATS, NIFTI, RTSTRUCT
 from parotid_seg.runtime.pipeline.writers import Outputs
 from parotid_seg.scan.nifti import NiftiScan
-from tests.dicom_for_writers import LABELS, glands
+from tests.dicom.for_writers import LABELS, glands
 from tests.dicom_series import ct_voxels, lay, write_series
 from tests.scan import itk
 

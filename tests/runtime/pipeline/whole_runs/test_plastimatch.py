@@ -14,8 +14,8 @@ import pytest
 from parotid_seg.metrics import dice
 from parotid_seg.runtime.formats.mask_formats import NIFTI, RTSTRUCT
 from tests.command_line import Run
+from tests.dicom.for_writers import dciodvfy_errors, needs_dciodvfy, needs_plastimatch
 from tests.dicom_example import write_image
-from tests.dicom_for_writers import dciodvfy_errors, needs_dciodvfy, needs_plastimatch
 from tests.dicom_series import lay
 from tests.runtime.pipeline.whole_runs.test_itk import LAID, ONCE, written
 

@@ -1,0 +1,47 @@
+"""Files that the process itself trusts, such as compiled code: in a folder of the user's own, and checked for damage.
+
+One that others could have written is not read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+from parotid_seg.errors import OutputError
+from parotid_seg.files import read_input, write_bytes
+from parotid_seg.runtime.engines.autotune import is_private
+
+log = logging.getLogger(__name__)
+
+DIGEST_BYTES = 32
+"""Bytes of the SHA-256 at the beginning of a file."""
+
+
+def read_private(path: Path) -> memoryview | None:
+    """The content that `write_private` has written; None if there is none that can be trusted."""
+    try:
+        if not (is_private(path.parent) and is_private(path)):
+            log.info("%s: not used: others may write to it", path)
+            return None
+        stored = memoryview(read_input(path, follow=False))
+    except OSError:
+        return None
+    content = stored[DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != stored[:DIGEST_BYTES]:
+        log.info("%s: not used: damaged; made anew", path)
+        return None
+    return content
+
+
+def write_private(content: bytes, path: Path) -> bool:
+    """Write a file into a folder that only its owner can open; False if it cannot be written."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.chmod(0o700)
+        write_bytes(hashlib.sha256(content).digest() + content, path)
+    except (OutputError, OSError) as error:
+        log.info("%s: not kept: %s", path, error)
+        return False
+    return True
