@@ -145,7 +145,7 @@ def _describe_found(places: Sequence[Path], title: str, contract: Contract, only
     for scan in scans:
         source = scan[0]
         name = str(source) if isinstance(source, Path) else source.title
-        facts[name] = "; ".join((*map(_describe_source, scan), f"would be {decisions[place_of(source)]}"))
+        facts[name] = "; ".join((*map(describe_source, scan), f"would be {decisions[place_of(source)]}"))
     facts |= {f"refused ({number})": str(error) for number, error in enumerate(errors, start=1)}
     return facts | {f"not used ({number})": str(each) for number, each in enumerate(not_used, start=1)}
 
@@ -154,7 +154,7 @@ def _files_of(scan: Scan) -> set[Path]:
     return {each.path.resolve() for source in scan if isinstance(source, Series) for each in source.slices}
 
 
-def _describe_source(series: Source) -> str:
+def describe_source(series: Source) -> str:
     """A series in one line: sequence of an MR series, size, spacing, directions, description and folder."""
     if isinstance(series, Path):
         return "image file"

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from parotid_seg.dicom.describe import describe_series
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -25,6 +24,7 @@ from parotid_seg.dicom.read.planes import read_planes
 from parotid_seg.dicom.read.series_volume import find_series, read_series
 from parotid_seg.dicom.write.identity import read_source
 from parotid_seg.errors import ScanError
+from parotid_seg.runtime.inspection import describe_source
 from tests.dicom_series import ct_voxels, lay, write_enhanced, write_series
 from tests.fuzz.dicom_elements import changed
 from tests.fuzz.memory import little_memory
@@ -51,7 +51,7 @@ def read_all(paths: list[Path]) -> None:
     assert found.series or found.left_out
     assert all(len(str(left).splitlines()) == 1 for left in found.left_out)
     for series in found.series:
-        for also in (describe_series, read_planes, read_source):
+        for also in (describe_source, read_planes, read_source):
             with contextlib.suppress(ScanError):
                 also(series)
         assert np.isfinite(read_series(series).volume.voxels).all()
