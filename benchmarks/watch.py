@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Sequence
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 EVERY_S = 0.05
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # without their bytecode, programs would be compiled at each start
 
 
 @dataclass(frozen=True)

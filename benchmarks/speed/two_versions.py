@@ -25,7 +25,7 @@ from parotid_seg.files import write_text
 
 def measured(checkout: Path, scans: Path, backend: str, memory: bool) -> float:
     """How long the command takes, in seconds, or the peak memory of all its processes together, in MiB."""
-    environment = ["env", "-C", str(checkout), "-u", "PYTHONDONTWRITEBYTECODE", f"PYTHONPATH={checkout}"]
+    environment = ["env", "-C", str(checkout), f"PYTHONPATH={checkout}"]
     with tempfile.TemporaryDirectory() as folder:
         options = ["--out", f"{folder}/masks", "--backend", backend, "--quiet"]
         command = [sys.executable, "-m", "parotid_seg", "infer", str(scans), *options]
