@@ -173,10 +173,13 @@ class OpenVinoBackend:
         """
         try:
             compiled = self._core.compile_model(self._core.read_model(io.BytesIO(content)), "CPU", self._config)
-            write_private(compiled.export_model().getvalue(), self._place)
         except RuntimeError as error:
             reason = [first_line(error), *filter(None, map(str.strip, str(error).splitlines()))][-1]
             raise ModelError(f"OpenVINO {version()} cannot load it ({reason})", path=self._model) from error
+        try:
+            write_private(compiled.export_model().getvalue(), self._place)
+        except RuntimeError as error:
+            log.info("%s: not kept: %s", self._place, first_line(error))
         return compiled
 
     def _note(self, shapes: tuple[tuple[int, ...], ...]) -> None:
