@@ -92,8 +92,16 @@ def plan(options: argparse.Namespace) -> list[Step]:
     if options.bundle:
         words = (*gpu, "setup", *out, "--bundle", str(options.bundle))
         steps.insert(0, Step("setup", 1.25, "installs the bundle, checks it by importing", words))
+    if options.data:
+        run = options.work / f"train-{time.strftime('%H%M%S')}"
+        how = ("--out", str(run), "--config", str(HERE / "train.toml"), "--device", options.device, "--verbose")
+        words = ("-m", "parotid_seg", "train", str(options.data), *how)
+        steps.append(Step("train", 1.0, "every stage of training, a few epochs", words))
     caches = {name: str(options.work.resolve() / folder) for name, folder in CACHES.items()}
-    return [replace(step, environment=caches) for step in steps]
+    if unknown := set(options.steps or ()) - {step.name for step in steps}:
+        found, expected = ", ".join(sorted(unknown)), ", ".join(step.name for step in steps)
+        raise SystemExit(f"--steps: found {found}, expected some of {expected}")
+    return [replace(step, environment=caches) for step in steps if not options.steps or step.name in options.steps]
 
 
 def dry_list(steps: Sequence[Step]) -> str:
@@ -254,6 +262,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=9.5, help="for this call")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu; cpu is for trying it")
     parser.add_argument("--slower", type=float, default=1.0, help="times the limit of every step, for a slow machine")
+    parser.add_argument("--data", type=Path, help="data set of parotid-seg train, for the step train; default: without")
+    parser.add_argument("--steps", nargs="+", help="only these, in the usual order; default: all")
     parser.add_argument("--dry", action="store_true", help="print the minutes of each step, and do nothing")
     parser.add_argument("--bench", type=str.split, default=[], help="more options of bench, in one string")
     parser.add_argument("--probe", type=str.split, default=[], help="more options of probe, in one string")
