@@ -183,10 +183,10 @@ class SliceSampler(Sampler[Batch]):
             places.append((classes, patient.ignored[index]))
         targets = np.zeros((classes + (patient.ignored is not None), size, size), np.float32)
         if any(inside.any() for _, inside in places):
-            rows = resampling_matrix(axis_mm(height, spacing_y), view.rows_mm, 0.0)
-            columns = resampling_matrix(axis_mm(width, spacing_x), view.columns_mm, 0.0)
-            for becomes, inside in places:
-                targets[becomes] = rows @ inside.astype(np.float32) @ columns.T
+            rows = torch.from_numpy(resampling_matrix(axis_mm(height, spacing_y), view.rows_mm, 0.0))
+            columns = torch.from_numpy(resampling_matrix(axis_mm(width, spacing_x), view.columns_mm, 0.0))
+            for becomes, inside in places:  # by torch, which has one thread here: NumPy would take every core
+                targets[becomes] = (rows @ torch.from_numpy(inside.astype(np.float32)) @ columns.T).numpy()
         targets[0] = 1.0 - targets[1:].sum(axis=0)
         return targets
 

@@ -1,15 +1,18 @@
 """Drawn slices: images and targets stay on each other, and a mirrored scan swaps its labels."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from parotid_seg.contract import Grid
 from parotid_seg.scan.labels import mirrored_labels
+from parotid_seg.system import available_cores
 from parotid_seg.train.config import AugmentConfig, TrainConfig
 from parotid_seg.train.data.augment import Augmenter, Draws
 from parotid_seg.train.data.data_set import DataSet, open_data_set
@@ -125,6 +128,34 @@ def test_batches_come_in_order_and_do_not_depend_on_the_workers(
             torch.testing.assert_close(found, expected)
             torch.testing.assert_close(again, expected)
     assert not torch.equal(here[0].images, here[1].images)
+
+
+class StartedThreads(Dataset[int]):
+    """Threads that the first batch starts in a process of the loader."""
+
+    def __init__(self, sampler: SliceSampler) -> None:
+        self.sampler = sampler
+
+    def __getitem__(self, number: int) -> int:
+        before = len(os.listdir("/proc/self/task"))
+        self.sampler[number]
+        return len(os.listdir("/proc/self/task")) - before
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+@pytest.mark.skipif(available_cores() < 2, reason="on one core NumPy has one thread, too")
+def test_a_process_that_draws_has_one_thread(balls: Path, small_config: Path, tmp_path: Path) -> None:
+    """Eight such processes with a thread for each of 16 cores took 60 times as long."""
+    config = load_config("compact", small_config)
+    data = open_data_set(balls)
+    patient = load_patients(data, data.train[:1], tmp_path, config.window_hu)[0]
+    depth, height, width = patient.volume.spacing_mm
+    voxels = patient.volume.voxels.repeat(4, axis=-2).repeat(4, axis=-1)
+    finer = dataclasses.replace(patient.volume, voxels=voxels, spacing_mm=(depth, height / 4, width / 4))
+    labels = np.asarray(patient.labels).repeat(4, axis=1).repeat(4, axis=2)
+    sampler = sampler_of([dataclasses.replace(patient, volume=finer, labels=labels)], config, data, STILL)
+    (started,) = DataLoader(StartedThreads(sampler), batch_size=None, sampler=[0], num_workers=1)
+    assert started == 0
 
 
 def test_only_a_couch_is_added_behind_the_body(
