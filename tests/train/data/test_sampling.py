@@ -14,7 +14,6 @@ import torch
 
 from parotid_seg.contract import Grid
 from parotid_seg.scan.labels import mirrored_labels
-from parotid_seg.system import available_cores
 from parotid_seg.train.config import AugmentConfig, TrainConfig
 from parotid_seg.train.data.augment import Augmenter, Draws
 from parotid_seg.train.data.data_set import DataSet, open_data_set
@@ -22,6 +21,7 @@ from parotid_seg.train.data.patients import Patient, load_patients
 from parotid_seg.train.data.sampling import PairSampler, SliceSampler
 from parotid_seg.train.parallel import Processes
 from parotid_seg.train.settings import load_config
+from tests.processes.workers import CORES, every_core
 
 ROOT = Path(__file__).parents[3]
 STILL = AugmentConfig(
@@ -145,7 +145,7 @@ print((time.process_time() - process) / (time.thread_time() - thread) - 1)
 """
 
 
-@pytest.mark.skipif(available_cores() < 2, reason="on one core NumPy has one thread, too")
+@pytest.mark.skipif(len(CORES) < 2, reason="on one core NumPy has one thread, too")
 def test_a_process_that_draws_computes_in_one_thread(balls: Path, small_config: Path, tmp_path: Path) -> None:
     """Eight such processes with a thread for each of 16 cores took 60 times as long."""
     config = load_config("compact", small_config)
@@ -159,7 +159,8 @@ def test_a_process_that_draws_computes_in_one_thread(balls: Path, small_config: 
     (tmp_path / "sampler").write_bytes(pickle.dumps(sampler))
     variables = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     command = [sys.executable, "-c", BY_OTHER_THREADS, tmp_path / "sampler"]
-    done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, check=True)
+    with every_core():
+        done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 0.1
 
 
