@@ -92,6 +92,7 @@ class Child:
 
     def hold(self, batch_size: int, real: Sequence[Inputs], noise: Sequence[Inputs]) -> None:
         """Keep the chunks of a batch size, and prepare the engine for their shapes."""
+        self._backend.batch_size = batch_size
         for chunk in {tuple(array.shape for array in chunk.values()): chunk for chunk in real}.values():
             self._backend.specialise(chunk)
         self._chunks[batch_size] = deque(real), deque(noise)
@@ -105,6 +106,7 @@ class Child:
     def round(self, batch_size: int, count: int) -> Round:
         """Run so many chunks, one by one, followed by a few of noise."""
         real, noise = self._chunks[batch_size]
+        self._backend.batch_size = batch_size
         times = tuple(self._ms(real) for _ in range(count))
         of_noise = tuple(self._ms(noise) for _ in range(-(-count // 4)))
         queue_depth = (self._ahead_ms(list(real)),) if self._backend.queue_depth > 1 else ()

@@ -78,6 +78,7 @@ def staged(backend: Backend, scan: Scan, batch_size: int, folder: Path) -> Stage
     Raises:
         ScanError: if it cannot be segmented.
     """
+    backend.batch_size = batch_size
     timed = _Timed(backend)
     work = WorkerConfig(folder, backend.contract, fingerprint=(), options=InferOptions(overwrite=True))
     begun = time.perf_counter()

@@ -128,9 +128,10 @@ def bytes_a_voxel(backend: Backend, chunk: Inputs) -> float:
 def shapes_in_turn(model: Path) -> object:
     """Chunks of several shapes in turn: how often each kind of event occurred, for each chunk."""
     backend = OnnxRuntimeCudaBackend(model)
-    of_size = {size: usual_chunk(backend.contract, size) for size in (16, 7, 3)}
+    backend.batch_size = 24
+    of_size = {size: usual_chunk(backend.contract, size) for size in (24, 15, 7)}
     found = []
-    for size in (16, 16, 16, 7, 16, 7, 16, 7, 3, 16, 7, 3, 3, 16, 7, 3):
+    for size in (24, 24, 24, 15, 24, 15, 24, 15, 7, 24, 15, 7, 7, 24, 15, 7):
         with STUB.events() as events:
             backend.start(of_size[size]).result()
         found.append((size, counted(events)))

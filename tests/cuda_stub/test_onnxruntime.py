@@ -114,6 +114,14 @@ def test_shapes_in_turn_keep_their_graphs(stub: RunStub) -> None:
     assert min(seen.values()) > 3
 
 
+def test_convolutions_are_planned_once_for_all_numbers_of_samples(stub: RunStub) -> None:
+    """On a real GPU that takes a hundred times as long as computing them."""
+    found = stub("shapes_in_turn", DEFAULT_MODEL)
+    plans = [chunk["kinds"].get("plan", 0) for _, chunk in found]
+    assert plans[0]
+    assert not any(plans[1:])
+
+
 @pytest.fixture(scope="module")
 def failures(stub: RunStub) -> Any:
     return stub("failures", DEFAULT_MODEL)

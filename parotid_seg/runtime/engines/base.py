@@ -76,7 +76,8 @@ class Backend(Protocol):
         contract: the model's.
         model_sha256: hash of the model file.
         ran: engine, device and precision that really run it.
-        batch_size: samples per chunk with which it is fastest, if known.
+        batch_size: samples of a full chunk: those with which it is fastest, until the caller takes another number. An
+            engine may pad smaller chunks to as many.
         largest_batch: most samples per chunk; None for any number.
         queue_depth: how many chunks to submit before waiting for the first, so that copies and computing overlap.
     """

@@ -46,12 +46,15 @@ class EngineBenchmark:
         size = USUAL_BATCH
         while not all(self._runs(backend, size) for backend in backends.values()) and size > 1:
             size //= 2
+            for backend in backends.values():
+                backend.batch_size = min(backend.batch_size, size)
         chunk = usual_chunk(self.contract, size)
         return self._timed({name: (backend, chunk) for name, backend in backends.items()})
 
     def batch_size(self, backend: Backend, sizes: Sequence[int]) -> int:
-        """The fastest of some batch sizes and the backend's own; its own unless another gains `BATCH_GAIN`. Sizes that
-        are too large for its memory or its shapes are left out."""
+        """The smallest of those of some batch sizes that are about as fast as the fastest, as smaller chunks may be
+        padded to it; the backend's own unless that gains `BATCH_GAIN`. Sizes that are too large for its memory or its
+        shapes are left out."""
         runs = {}
         for size in sorted({backend.batch_size, *sizes}):
             if not self._runs(backend, size):
@@ -61,8 +64,10 @@ class EngineBenchmark:
             return 1
         usual = min(backend.batch_size, max(map(int, runs)))
         speeds = self._timed(runs)
-        best = max(speeds, key=lambda size: speeds[size])
-        return int(best) if speeds[best] >= BATCH_GAIN * speeds[str(usual)] else usual
+        fastest = max(speeds.values())
+        if fastest < BATCH_GAIN * speeds[str(usual)]:
+            return usual
+        return min(int(size) for size, speed in speeds.items() if BATCH_GAIN * speed > fastest)
 
     def failure(self, reference: Backend, other: Backend, precision: str) -> str:
         """Why another's masks differ from the reference's beyond the tolerance of its precision; empty if they do

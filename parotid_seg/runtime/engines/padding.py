@@ -13,7 +13,8 @@ from parotid_seg.scan.chunks import Inputs
 
 STEPS = {"depth": 8, "height": 8, "width": 8, "out": 8}
 """Sizes are rounded up to multiples of these. Scans of one protocol differ by a few rows within the grid; a chunk has
-as many slices as its samples need. The number of samples is not padded, because each costs computing time."""
+as many slices as its samples need. The number of samples is padded only on request, because each costs computing
+time."""
 
 AXES = {spec.name: spec.axes for spec in INPUT_SPECS}
 
@@ -46,11 +47,19 @@ def pad_to_bucket(inputs: Inputs) -> tuple[Inputs, Size]:
     return padded, size
 
 
-def padded_shapes(inputs: Inputs) -> tuple[dict[str, tuple[int, ...]], Size]:
-    """Shapes of a chunk's inputs with sizes rounded up, and the size to which its output must be cropped."""
+def padded_shapes(inputs: Inputs, samples: int = 1) -> tuple[dict[str, tuple[int, ...]], Size]:
+    """Shapes of a chunk's inputs with sizes rounded up, and the size to which its output must be cropped.
+
+    Args:
+        inputs: of the chunk.
+        samples: a chunk of fewer gets as many.
+    """
     size = Size(len(inputs["slices_back"]), len(inputs["rows_back"]), len(inputs["columns_back"]))
     shapes = {
-        name: tuple(each + -each % STEPS.get(axis, 1) for each, axis in zip(array.shape, AXES[name], strict=True))
+        name: tuple(
+            max(each, samples) if axis == "batch" else each + -each % STEPS.get(axis, 1)
+            for each, axis in zip(array.shape, AXES[name], strict=True)
+        )
         for name, array in inputs.items()
     }
     return shapes, size

@@ -74,6 +74,7 @@ class LocalExecutor:
             self._worker_pool.end()
             raise
         self.contract, self.model_sha256, self.ran = backend.contract, backend.model_sha256, backend.ran
+        self._limits = self._limits.beside(self.ran.device)
         self._batches = Batcher[Worker](backend, options.batch_size or backend.batch_size, tta=options.tta, say=say)
 
     def __str__(self) -> str:

@@ -27,7 +27,8 @@ from parotid_seg.system import available_cores, memory_bytes
 log = logging.getLogger(__name__)
 
 FIRST_WORKERS = 2
-"""Workers at the start: one reads while the other writes; more are started only if the engine waits for them."""
+"""Workers at the start if the model needs the same cores: one reads while the other writes; more are started only if
+the engine waits for them."""
 MOST_WORKERS = 16
 """Most workers by default. More processes would only wait for the disk."""
 STARVED_S = 0.5
@@ -52,17 +53,23 @@ class Limits:
         workers: most processes that read and write.
         scan_bytes: memory for all scans in work; a single larger one runs alone.
         slowest_s: most seconds that a worker may read or write one scan.
+        first_workers: processes at the start.
     """
 
     workers: int
     scan_bytes: float
     slowest_s: float = SLOWEST_S
+    first_workers: int = FIRST_WORKERS
 
     @classmethod
     def of_machine(cls, workers: int | None = None) -> Limits:
         """Limits for this machine, with at most `workers` processes."""
         usual = min(max(FIRST_WORKERS, available_cores()), MOST_WORKERS)
         return cls(workers or usual, MEMORY_SHARE * memory_bytes())
+
+    def beside(self, device: str) -> Limits:
+        """The same for a model on this device: a GPU leaves the cores to the workers, so that all start at once."""
+        return replace(self, first_workers=self.workers) if device.startswith("cuda") else self
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ class Pipeline:
         self._work, self._batches, self._limits, self._worker_pool = work, batches, limits, worker_pool
         self._at_work: dict[Worker, _Attempt | None] = {}
         self._again: deque[_Attempt] = deque()
-        self._wanted = min(FIRST_WORKERS, limits.workers)
+        self._wanted = min(limits.first_workers, limits.workers)
         self._starved_s = 0.0
         self._served = False
 

@@ -159,6 +159,7 @@ class Batcher(Generic[Key]):
     ) -> None:
         self.batch_size = min(batch_size, backend.largest_batch or batch_size)
         self._backend, self._tta, self._say = backend, tta, say
+        backend.batch_size = self.batch_size
         self._mirrored = np.array(mirrored_labels(backend.contract.labels), np.uint8)
         self._scans: deque[_Scan[Key]] = deque()
         self._running: deque[_Batch[Key]] = deque()
@@ -266,6 +267,7 @@ class Batcher(Generic[Key]):
             raise error
         if batch.limit == self.batch_size:  # otherwise it was submitted before the last reduction
             self.batch_size //= 2
+            self._backend.batch_size = self.batch_size
             self._say(f"{error}; going on with batches of {self.batch_size}")
         for scan, chunk in reversed(batch.parts):
             if not scan.todo:

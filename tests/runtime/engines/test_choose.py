@@ -323,6 +323,7 @@ def test_an_engine_that_works_ahead_is_timed_with_its_chunks_in_flight() -> None
         (lambda looks: 8 + looks, 99, 32),
         (lambda looks: 8 + looks, 16, 16),  # 32 does not fit
         (lambda looks: looks**2, 99, 8),
+        (lambda looks: {8: 8.2, 16: 40.0, 32: 32.0}[looks], 99, 8),  # 32 gains 2 % over 8, which both gain over 16
         (lambda looks: looks, 8, 8),
         (lambda looks: looks, 7, 1),
     ],

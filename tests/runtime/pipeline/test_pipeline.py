@@ -216,6 +216,13 @@ def test_a_worker_more_is_started_when_the_engine_waits(
     assert len(batches.workers) == 3
 
 
+def test_beside_a_gpu_all_workers_start_at_once(cases: list[Case], tmp_path: Path) -> None:
+    batches = Observed(lambda _: None)
+    run(tmp_path, cases[:3], batches, Limits(3, 1e9).beside("cuda:0"))
+    assert len(batches.workers) == 3
+    assert Limits(3, 1e9).beside("cpu") == Limits(3, 1e9)
+
+
 def test_a_worker_does_not_outlive_the_run(tmp_path: Path, cases: list[Case]) -> None:
     """Killed with the main process, whatever it was doing: nothing is written into the folder afterwards."""
     import subprocess

@@ -158,7 +158,7 @@ def test_a_process_that_draws_computes_in_one_thread(balls: Path, small_config: 
     sampler = sampler_of([dataclasses.replace(patient, volume=finer, labels=labels)], config, data, STILL)
     (tmp_path / "sampler").write_bytes(pickle.dumps(sampler))
     variables = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
-    command = [sys.executable, "-c", BY_OTHER_THREADS, tmp_path / "sampler"]
+    command = [sys.executable, "-c", BY_OTHER_THREADS, str(tmp_path / "sampler")]
     with every_core():
         done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 0.1

@@ -49,7 +49,9 @@ class OnnxRuntimeCudaBackend(BoundBackend):
     """A model file on an NVIDIA GPU.
 
     Inputs and outputs have fixed buffers on the GPU, and repeated shapes are replayed as CUDA graphs. Two chunks are in
-    flight: one is computed while the host prepares the next; see `io_binding`.
+    flight: one is computed while the host prepares the next; see `io_binding`. A chunk of less than `batch_size`
+    samples is padded to as many: cuDNN plans the convolutions anew for each number of samples, which took 400 ms in
+    FP16 on an NVIDIA H200, where 64 samples take 3 ms.
 
     Args:
         model: the .onnx file.
@@ -66,7 +68,6 @@ class OnnxRuntimeCudaBackend(BoundBackend):
         DeviceMemoryError: if the model does not fit into the GPU's memory.
     """
 
-    batch_size = USUAL_BATCH
     largest_batch: int | None = None
     queue_depth = SLOTS
 
@@ -122,6 +123,16 @@ class OnnxRuntimeCudaBackend(BoundBackend):
         self._bound = IoBindingSession(
             session, output, self._stream, "cuda", device, graphs=graphs, labels_a_byte=number
         )
+        self.batch_size = USUAL_BATCH
+
+    @property
+    def batch_size(self) -> int:
+        """See `Backend`."""
+        return self._bound.samples
+
+    @batch_size.setter
+    def batch_size(self, samples: int) -> None:
+        self._bound.samples = samples
 
     def fits(self, inputs: Inputs) -> bool:
         """True: any shape is accepted."""

@@ -87,6 +87,7 @@ class IoBindingSession:
         labels_a_byte: how many labels a byte holds if the output is packed, see `packing`.
 
     Attributes:
+        samples: a chunk of fewer is padded to as many.
         copied: bytes of the latest chunk to the device and back.
     """
 
@@ -104,6 +105,7 @@ class IoBindingSession:
     ) -> None:
         self.session, self.device, self.index, self.graphs = session, device, index, graphs
         self._stream, self._keep = stream, keep
+        self.samples = 1
         self._output = next(entry for entry in session.get_outputs() if entry.name == output)
         self._labels_a_byte = labels_a_byte if PACKED in self._output.shape else 1
         self._slots: dict[Shapes, list[_Buffers]] = {}  # the least recently used first, in both
@@ -174,7 +176,7 @@ class IoBindingSession:
 
     def _filled(self, inputs: Inputs, what: str) -> _Buffers:
         """The next buffers for a chunk, with its inputs in the host's memory."""
-        shapes, size = padded_shapes(inputs)
+        shapes, size = padded_shapes(inputs, self.samples)
         key = tuple(shapes[name] for name in INPUTS)
         slots = self._slots.pop(key, [])
         while len(self._slots) >= self._keep:
