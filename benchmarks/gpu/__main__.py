@@ -11,6 +11,7 @@ COMMANDS = {
     "bench": "gpu.bench",
     "bundle": "gpu.bundle",
     "kernels": "gpu.kernels",
+    "planning": "gpu.planning",
     "probe": "gpu.probe",
     "setup": "gpu.install",
 }

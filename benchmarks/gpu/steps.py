@@ -89,6 +89,8 @@ def plan(options: argparse.Namespace) -> list[Step]:
         words = (*gpu, "bench", "--parts", part, *device, *options.bench)
         steps.append(Step(part, minutes, what, words, timed=True))
     steps.append(Step("tests", 0.75, "tests/gpu, tests of the backends on a GPU", tuple(tests)))
+    words = (*gpu, "planning", *out, "--device", options.device)
+    steps.append(Step("planning", 0.5, "first chunks of a number of samples, by cuDNN's search", words))
     if options.bundle:
         words = (*gpu, "setup", *out, "--bundle", str(options.bundle))
         steps.insert(0, Step("setup", 1.25, "installs the bundle, checks it by importing", words))

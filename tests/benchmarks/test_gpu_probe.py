@@ -1,5 +1,6 @@
 """The GPU kit's probe: each phase compared with the CPU, and what is tried again."""
 
+import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
-from gpu import inputs, probe
+from gpu import inputs, planning, probe
 from gpu.table import _probe_lines
 from gpu.table import table as written
 from gpu.tried import NOTHING_RAN
@@ -105,3 +106,23 @@ def test_changed_voxels_are_counted_by_phase() -> None:
     chunks: Any = ["one", "two", "three"]
     found = probe.compared(gpu, chunks, [np.full(10, each, np.uint8) for each in (1, 2, 3)])
     assert {phase: row["changed"] for phase, row in found.items()} == {"plain": 0, "captured": 0, "replayed": 20}
+
+
+def test_planning_times_chunks_of_several_numbers_of_samples(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(planning, "TRIED", (("fp32", "HEURISTIC"), ("fp16", "DEFAULT")))
+    planning.main(["--out", str(tmp_path), "--device", "cpu", "--samples", "2", "1", "2"])
+    lines = [json.loads(line) for line in (tmp_path / "planning.jsonl").read_text().splitlines()]
+    assert [(line["graph"], line["search"]) for line in lines] == list(planning.TRIED)
+    for line in lines:
+        assert [samples for samples, _ in line["samples_and_ms"]] == [2, 1, 2]
+        assert min(ms for _, ms in line["samples_and_ms"]) > 0 < line["computing_ms"]
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_planning_goes_on_after_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(planning, "TRIED", (("fp32", "HEURISTIC"),))
+    with pytest.raises(SystemExit):
+        planning.main(["--out", str(tmp_path), "--device", "cpu", "--fp32", str(tmp_path / "none.onnx")])
+    assert "none.onnx" in json.loads((tmp_path / "planning.jsonl").read_text())["error"]

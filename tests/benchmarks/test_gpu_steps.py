@@ -20,6 +20,8 @@ from gpu import install, isolated, steps
 from gpu.record import Record
 from gpu.tried import AGAIN, NOTHING_RAN, Tried
 
+from parotid_seg.train.settings import load_config
+
 HANGS = "import time; print('begun', flush=True); time.sleep(60)"
 
 
@@ -112,10 +114,27 @@ def test_what_hangs_or_crashes_is_tried_once_more_after_the_others(tmp_path: Pat
     assert lines == ["crash", "lost", "well", "crash", "lost"]
 
 
+def options_in(folder: Path, **others: Any) -> argparse.Namespace:
+    usual = {"bundle": folder, "device": "cuda", "bench": [], "probe": [], "data": None, "steps": None}
+    return argparse.Namespace(out=folder, work=folder, **{**usual, **others})
+
+
+def test_some_steps_of_all(tmp_path: Path) -> None:
+    planned = steps.plan(options_in(tmp_path, steps=["train", "setup"], data=tmp_path))
+    assert [each.name for each in planned] == ["setup", "train"]
+    with pytest.raises(SystemExit, match=r"--steps: found train, expected some of setup, probe, .*, tests$"):
+        steps.plan(options_in(tmp_path, steps=["train"]))
+
+
+def test_the_step_train_trains_every_stage() -> None:
+    config = load_config("compact", BENCHMARKS / "gpu" / "train.toml")
+    assert config.stages == ("organs", "contrast", "dense", "segment")
+    assert config.segment.epochs * config.segment.images_per_epoch < 20_000
+
+
 def test_caches_lie_beside_the_scans_unless_they_are_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The home folder may be read-only."""
-    options = argparse.Namespace(out=tmp_path, work=tmp_path, device="cuda", bench=[], probe=[], bundle=tmp_path)
-    planned = steps.plan(options)
+    planned = steps.plan(options_in(tmp_path))
     assert [each.name for each in planned][:3] == ["setup", "probe", "first-use"]
     assert {each.environment["XDG_CACHE_HOME"] for each in planned} == {str(tmp_path / "cache")}
     monkeypatch.setenv("XDG_CACHE_HOME", "/set")
