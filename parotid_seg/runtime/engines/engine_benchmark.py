@@ -25,6 +25,7 @@ BUDGET_S = 2.0
 LEAST_ROUNDS, MOST_ROUNDS = 2, 7
 BATCH_GAIN = 1.05
 """Least gain for which another batch size than the usual one is chosen: less is noise on a shared machine."""
+SOFT_TISSUE_HU, FAT_HU, AIR_HU = 40, -100, -1000
 USUAL_PIXELS, USUAL_PIXEL_MM = 512, 0.9766
 """Size of a head-and-neck CT: 512 x 512 pixels with a field of view of 500 mm."""
 
@@ -140,9 +141,11 @@ def _labels(backend: Backend, chunk: Inputs) -> Mask:
 
 
 def usual_chunk(contract: Contract, batch_size: int) -> Inputs:
-    """A chunk of an ordinary planning CT, or of as many slices of another modality: a cylinder of tissue in air."""
+    """A chunk of an ordinary planning CT, or of as many slices of another modality: a cylinder of fat and soft tissue in
+    air."""
     y, x = np.mgrid[-1 : 1 : USUAL_PIXELS * 1j, -1 : 1 : USUAL_PIXELS * 1j]
-    slice_hu = np.where(y**2 + x**2 < 0.1, 40 + 100 * np.sin(20 * x) * np.cos(20 * y), -1000).astype(np.int16)
+    tissue_hu = np.where(np.sin(20 * x) * np.cos(20 * y) > 0, SOFT_TISSUE_HU, FAT_HU)
+    slice_hu = np.where(y**2 + x**2 < 0.1, tissue_hu, AIR_HU).astype(np.int16)
     step_mm = contract.grid.slice_step_mm
     volume = Volume(
         np.broadcast_to(slice_hu, (len(contract.channels), batch_size, USUAL_PIXELS, USUAL_PIXELS)),

@@ -352,6 +352,13 @@ def test_speeds_are_of_smaller_chunks_where_the_usual_ones_do_not_fit() -> None:
     assert speeds == pytest.approx({"one": 10.0, "small": 20.0})
 
 
+@pytest.mark.parametrize("samples", [1, 40, 50, 96, 100, 150])
+def test_the_usual_chunk_is_in_hounsfield_units_for_any_number_of_samples(samples: int) -> None:
+    """As every scan it is checked; some numbers of slices were refused, so that no engine could be chosen."""
+    contract = read_model(DEFAULT_MODEL)[1]
+    assert len(usual_chunk(contract, samples)["neighbours"]) == samples
+
+
 def test_the_usual_chunk_is_what_an_ordinary_ct_gives() -> None:
     inputs = usual_chunk(CONTRACT, 8)
     assert len(inputs["neighbours"]) == 8
