@@ -301,4 +301,4 @@ def test_the_minutes_are_listed_where_nothing_is_installed(tmp_path: Path) -> No
 def test_every_command_has_help() -> None:
     wrong = subprocess.run([sys.executable, str(BENCHMARKS / "gpu"), "x"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 1
-    assert wrong.stderr.startswith("usage: python benchmarks/gpu {all,bench,bundle,kernels,probe,setup}")
+    assert wrong.stderr.startswith("usage: python benchmarks/gpu {all,bench,bundle,kernels,planning,probe,setup}")

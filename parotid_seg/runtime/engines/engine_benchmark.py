@@ -141,7 +141,7 @@ def _labels(backend: Backend, chunk: Inputs) -> Mask:
 
 
 def usual_chunk(contract: Contract, batch_size: int) -> Inputs:
-    """A chunk of an ordinary planning CT, or of as many slices of another modality: a cylinder of fat and soft tissue in
+    """A chunk of an ordinary planning CT, or of as many slices of another modality: a cylinder of fat and muscle in
     air."""
     y, x = np.mgrid[-1 : 1 : USUAL_PIXELS * 1j, -1 : 1 : USUAL_PIXELS * 1j]
     tissue_hu = np.where(np.sin(20 * x) * np.cos(20 * y) > 0, SOFT_TISSUE_HU, FAT_HU)
