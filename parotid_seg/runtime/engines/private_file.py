@@ -1,10 +1,11 @@
 """Files that the process itself trusts, such as compiled code: in a folder of the user's own, and checked for damage.
 
-One that others could have written is not read.
+One that others could have written is not read. Of each folder and ending the latest used are kept.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from pathlib import Path
@@ -17,6 +18,8 @@ log = logging.getLogger(__name__)
 
 DIGEST_BYTES = 32
 """Bytes of the SHA-256 at the beginning of a file."""
+KEPT = 8
+"""Files of an ending in a folder: several models, versions and precisions in turn. Compiled code has some 20 MB."""
 
 
 def read_private(path: Path) -> memoryview | None:
@@ -32,11 +35,16 @@ def read_private(path: Path) -> memoryview | None:
     if hashlib.sha256(content).digest() != stored[:DIGEST_BYTES]:
         log.info("%s: not used: damaged; made anew", path)
         return None
+    with contextlib.suppress(OSError):  # on a read-only disk it stays
+        path.touch()
     return content
 
 
 def write_private(content: bytes, path: Path) -> bool:
-    """Write a file into a folder that only its owner can open; False if it cannot be written."""
+    """Write a file into a folder that only its owner can open; False if it cannot be written.
+
+    Of the files with its ending the `KEPT` latest are left.
+    """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.parent.chmod(0o700)
@@ -44,4 +52,14 @@ def write_private(content: bytes, path: Path) -> bool:
     except (OutputError, OSError) as error:
         log.info("%s: not kept: %s", path, error)
         return False
+    _remove_oldest(path)
     return True
+
+
+def _remove_oldest(latest: Path) -> None:
+    """Remove all but the `KEPT` latest files with the ending of one."""
+    with contextlib.suppress(OSError):  # another process may remove them, too
+        others = [each for each in latest.parent.glob(f"*{latest.suffix}") if each != latest]
+        for old in sorted(others, key=lambda each: -each.stat().st_mtime)[KEPT - 1 :]:
+            log.info("%s: removed: not used for long", old)
+            old.unlink()

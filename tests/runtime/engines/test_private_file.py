@@ -1,0 +1,40 @@
+"""Files that the process trusts: only its own, undamaged, and the latest few."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from parotid_seg.runtime.engines.private_file import KEPT, read_private, write_private
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "private"
+
+
+def test_what_was_written_is_read(folder: Path) -> None:
+    assert write_private(b"code", folder / "a.blob")
+    assert bytes(read_private(folder / "a.blob") or b"") == b"code"
+    assert read_private(folder / "b.blob") is None
+
+
+def test_what_is_damaged_or_open_to_others_is_not(folder: Path) -> None:
+    for name in ("damaged.blob", "open.blob"):
+        write_private(b"code", folder / name)
+    (folder / "damaged.blob").write_bytes((folder / "damaged.blob").read_bytes() + b"more")
+    (folder / "open.blob").chmod(0o666)
+    assert read_private(folder / "damaged.blob") is None
+    assert os.name == "nt" or read_private(folder / "open.blob") is None
+
+
+def test_the_latest_used_are_kept(folder: Path) -> None:
+    write_private(b"another kind", folder / "0.kernels")
+    os.utime(folder / "0.kernels", (0, 0))
+    names = [f"{number}.blob" for number in range(KEPT)]
+    for age, name in enumerate(reversed(names)):
+        write_private(b"code", folder / name)
+        os.utime(folder / name, (1000 - age, 1000 - age))
+    assert read_private(folder / "0.blob") is not None  # was the first written, with the oldest date
+    write_private(b"code", folder / "new.blob")
+    assert sorted(each.name for each in folder.iterdir()) == sorted(["0.kernels", "new.blob", *names[:1], *names[2:]])
