@@ -12,7 +12,7 @@ from parotid_seg.commands.option_parameters import with_options
 from parotid_seg.commands.shared import Quiet, UsageError, Verbose, one_line_errors
 from parotid_seg.commands.terminal import following, print_commission
 from parotid_seg.commission.commission_options import CommissionOptions
-from parotid_seg.errors import MissingModelError
+from parotid_seg.errors import MissingModelError, OptionError
 from parotid_seg.files import exists
 from parotid_seg.runtime.engines.model_options import ModelOptions
 from parotid_seg.runtime.segmentation.segmentation_options import SegmentationOptions
@@ -80,11 +80,15 @@ def _order(
     """What the command line asks for; what it names is read and checked before anything is computed."""
     from parotid_seg.commission.commissioning import Order
     from parotid_seg.commission.drift import Earlier
-    from parotid_seg.commission.labelled import choose
+    from parotid_seg.commission.labelled import LABELLED_FOLDERS, choose
     from parotid_seg.commission.limits import read_limits
     from parotid_seg.commission.record import read_commission
     from parotid_seg.runtime.pipeline.infer_options import InferOptions
 
+    if out.resolve() == data.resolve() or any(
+        out.resolve().is_relative_to(data.resolve() / each) for each in LABELLED_FOLDERS
+    ):
+        raise OptionError(f"--out: {out}: belongs to the data set, expected another folder")
     with_segmentation = InferOptions(**vars(segmentation))
     earlier = None
     if options.earlier is not None and not _is_in(options.earlier, out):

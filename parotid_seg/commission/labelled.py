@@ -18,6 +18,8 @@ from parotid_seg.wording import some_of
 SPLITS, TEST = "splits.json", "test"
 FOLDERS = {"imagesTr": "labelsTr", "imagesTs": "labelsTs"}
 """Folders of scans, and of their label maps."""
+LABELLED_FOLDERS = (*FOLDERS, *FOLDERS.values())
+"""All of them."""
 FIRST_CHANNEL = re.compile(rf"(.+)_0000({'|'.join(map(re.escape, ENDINGS))})", re.IGNORECASE)
 EXPECTED = "expected imagesTr/CASE_0000.nii.gz and labelsTr/CASE.nii.gz (or imagesTs and labelsTs)"
 
