@@ -85,9 +85,8 @@ def _order(
     from parotid_seg.commission.record import read_commission
     from parotid_seg.runtime.pipeline.infer_options import InferOptions
 
-    if out.resolve() == data.resolve() or any(
-        out.resolve().is_relative_to(data.resolve() / each) for each in LABELLED_FOLDERS
-    ):
+    there, place = data.resolve(), out.resolve()
+    if place == there or any(place.is_relative_to(there / folder) for folder in LABELLED_FOLDERS):
         raise OptionError(f"--out: {out}: belongs to the data set, expected another folder")
     with_segmentation = InferOptions(**vars(segmentation))
     earlier = None

@@ -47,11 +47,9 @@ def test_a_second_model_does_not_fit_a_server(command: Run, one_patient: Path, t
 
 
 @pytest.mark.parametrize("folder", ["", "imagesTr", "labelsTs/new"])
-def test_the_data_set_is_no_place_for_results(command: Callable[..., Any], one_patient: Path, folder: str) -> None:
-    before = sorted(one_patient.rglob("*"))
-    done = command("commission", one_patient, "--out", one_patient / folder, *HERE)
-    assert done.exit_code == 2
-    assert (
-        done.stderr == f"parotid-seg: --out: {one_patient / folder}: belongs to the data set, expected another folder\n"
-    )
+def test_the_data_set_is_no_place_for_results(command: Run, one_patient: Path, folder: str) -> None:
+    before, out = sorted(one_patient.rglob("*")), one_patient / folder
+    done = command("commission", one_patient, "--out", out, *HERE)
+    assert done.returncode == 2
+    assert done.stderr == f"parotid-seg: --out: {out}: belongs to the data set, expected another folder\n"
     assert sorted(one_patient.rglob("*")) == before
