@@ -194,16 +194,19 @@ def test_test_patients_are_named_and_in_no_stage(data: Path, config: TrainConfig
     assert training["scans_complete"] is True
 
 
+@pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("list_name", ["train", "validation"])
 def test_a_test_patient_s_scan_under_another_name(
-    data: Path, config: TrainConfig, cache: Path, tmp_path: Path, list_name: str
+    data: Path, config: TrainConfig, cache: Path, tmp_path: Path, list_name: str, named: bool
 ) -> None:
+    """In the list "test" of splits.json, or in the folder of test patients only."""
     (data / "imagesTs").mkdir()
     other = json.loads((data / "splits.json").read_text())[list_name][0]
     image = nibabel.load(data / "imagesTr" / f"{other}_0000.nii.gz")
     turned = nibabel.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine @ np.diag([-1.0, 1, 1, 1]))
     nibabel.save(turned, data / "imagesTs" / "q_0000.nii.gz")
-    rewrite(data / "splits.json", test=["q"])
+    if named:
+        rewrite(data / "splits.json", test=["q"])
     what = {"train": "training"}.get(list_name, list_name)
     with pytest.raises(InputError, match=f"scans of the same voxels in test and {what}: q and {other}"):
         train(config, data, tmp_path / "run", device="cpu", cache=cache)

@@ -6,6 +6,7 @@ DATA/labelsTr/CASE.nii.gz               label maps
 DATA/imagesUn/CASE_0000.nii.gz (optional)  scans without labels, for contrastive pre-training
 DATA/organsTr/CASE.nii.gz  (optional)   label maps of other organs, named in dataset.json under "organ_labels"
 DATA/softTr/CASE_000L.nii.gz (optional) soft labels of scans in imagesTr or imagesUn: shares of label L, 0 to 255
+DATA/imagesTs/CASE_000C.nii.gz (optional)  scans of test patients
 DATA/splits.json        (optional)      {"train": [...], "validation": [...], "test": [...], ...}
 
 This module does not need torch: errors of a data set are reported before it is imported.
@@ -53,7 +54,7 @@ class DataSet:
         unlabelled: those of `train` that are in imagesUn.
         soft: those of `train` with soft labels, if the stage uses them.
         held_out: validation patients of a stage that validates nothing; their scans are only compared with others.
-        test: the cases of the list "test" of splits.json, on which nothing is trained or chosen.
+        test: the cases of the list "test" of splits.json and of imagesTs, on which nothing is trained or chosen.
         notes: unused files, one line each.
     """
 
@@ -259,7 +260,7 @@ def _split(folder: Path, ending: str, needs_labels: bool) -> tuple[list[str], li
     Args:
         needs_labels: whether patients without a label map are unusable.
     """
-    images = _images(folder / "imagesTr", ending)
+    images, locked = (_images(folder / name, ending) for name in ("imagesTr", "imagesTs"))
     maps = {path.name.removesuffix(ending) for path in _files(folder / "labelsTr", ending)}
     if needs_labels and (lost := sorted(maps - images)):
         raise InputError(f"no scan in imagesTr for the label maps of {named(lost)}", path=folder / "labelsTr")
@@ -269,12 +270,14 @@ def _split(folder: Path, ending: str, needs_labels: bool) -> tuple[list[str], li
         used = (*splits["train"], *(splits["validation"] if needs_labels else ()))
         if unknown := [case for case in used if case not in images]:
             raise InputError(f"found patients that are not in imagesTr: {named(unknown)}", path=path)
-        unassigned = images - {case for cases in splits.values() for case in cases}
-        return splits["train"], splits["validation"], splits.get("test", []), _unused(unassigned, maps)
+        assigned = {case for cases in splits.values() for case in cases}
+        test = [*splits.get("test", []), *sorted(locked - assigned)]
+        return splits["train"], splits["validation"], test, _unused(images - assigned, maps)
     cases = sorted(images & maps or images)
     shuffled = [cases[index] for index in np.random.default_rng(0).permutation(len(cases))]
     held_out = max(1, round(VALIDATION_SHARE * len(cases))) if cases else 0
-    return shuffled[held_out:], shuffled[:held_out], [], _unused(images - set(cases), maps)
+    unused = _unused(images - set(cases), maps)
+    return shuffled[held_out:], shuffled[:held_out], sorted(locked - images), unused
 
 
 def _unused(cases: Collection[str], maps: Collection[str]) -> tuple[str, ...]:
