@@ -21,7 +21,7 @@ from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.onnxruntime import cuda
 from parotid_seg.runtime.engines.onnxruntime.cuda import OnnxRuntimeCudaBackend
 from parotid_seg.runtime.engines.onnxruntime.onnxruntime_engine import candidates
-from parotid_seg.runtime.engines.registry import Request, ready
+from parotid_seg.runtime.engines.registry import Request, compute_a_sample
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Volume
 
@@ -189,7 +189,7 @@ def later(model: Path, failure: tuple[str, int]) -> object:
 @scenario
 def loading(model: Path) -> object:
     """The error of loading, if there is one."""
-    return outcome(lambda: ready(lambda: OnnxRuntimeCudaBackend(model)))
+    return outcome(lambda: compute_a_sample(OnnxRuntimeCudaBackend(model)))
 
 
 @scenario
@@ -230,7 +230,7 @@ def first_use(model: Path) -> object:
         said: list[str] = []
         backend = load_backend(model, device="cuda", say=said.append)
         others = candidates(Request(model, backend.contract, 0, None, "labels", said.append))[1:]
-        made = [each.make() for each in others]
+        made = [each.load() for each in others]
     ran = [(str(each.ran), each.model_sha256 == backend.model_sha256) for each in made]
     return {"said": said, "ran": str(backend.ran), "made": ran}
 

@@ -35,6 +35,10 @@ BITS = {"int8": 1, "bf16": 2, "fp16": 3, "fp32": 4}
 Say = Callable[[str], None]
 
 
+def _unchecked(_: Backend) -> None:
+    """It is known to run."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """An engine that could run the model.
@@ -46,6 +50,7 @@ class Candidate:
         file: the model file or engine that it loads.
         make: loads the engine; raises ParotidSegError if that fails. Picklable, as `bench` calls it in other processes.
         rewritten: whether its graph is another than the model file's, so that its masks are compared in any precision.
+        check: called with the loaded engine; raises ParotidSegError, with the engine closed, if it does not run.
     """
 
     name: str
@@ -54,6 +59,19 @@ class Candidate:
     file: Path
     make: Callable[[], Backend]
     rewritten: bool = False
+    check: Callable[[Backend], None] = _unchecked
+
+    def load(self, batch_size: int | None = None) -> Backend:
+        """Load and check it, for batches of so many samples if that is known.
+
+        Raises:
+            ParotidSegError: as `make` and `check` raise it.
+        """
+        backend = self.make()
+        if batch_size is not None:
+            backend.batch_size = batch_size
+        self.check(backend)
+        return backend
 
 
 class Measure(Protocol):
@@ -135,8 +153,7 @@ def choose(
         if stored is not None:
             chosen.close()
     if stored is not None:
-        chosen = by_name[stored.name].make()
-        chosen.batch_size = stored.batch_size
+        chosen = by_name[stored.name].load(stored.batch_size)
         say(f"{stored} (measured on this machine {stored.measured}, kept in {place})")
         return chosen
     kept_where = f"kept in {place}"
@@ -154,10 +171,10 @@ def _tried(
 ) -> tuple[Choice, Backend]:
     log.info("measuring %s, once on this machine", ", ".join(each.name for each in candidates))
     first = candidates[0]
-    loaded, refused = {first.name: first.make()}, {}
+    loaded, refused = {first.name: first.load()}, {}
     for candidate in candidates[1:]:
         try:
-            loaded[candidate.name] = candidate.make()
+            loaded[candidate.name] = candidate.load()
         except ParotidSegError as error:
             refused[candidate.name] = str(error)
     speeds = measure.speeds(loaded)

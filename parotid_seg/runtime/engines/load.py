@@ -25,9 +25,9 @@ from parotid_seg.runtime.engines.registry import (
     Engine,
     Request,
     candidates,
+    compute_a_sample,
     engine_named,
     gpu_number,
-    ready,
 )
 from parotid_seg.system import available_cores, cpu_name, versions_of
 
@@ -132,7 +132,7 @@ def _load(engine: Engine | None, request: Request) -> Backend:
         return engine.implementation().load(request)
     available = candidates(request) if engine is None else [_exactly(engine, request)]
     if len(available) == 1 and request.gpu is None:
-        loaded = available[0].make()
+        loaded = available[0].load()
         request.say(f"{available[0].name}: the only engine for this model here")
         return loaded
     sizes, contract = BATCHES[CPU if request.gpu is None else CUDA], request.contract
@@ -153,13 +153,13 @@ def _benchmark(contract: Contract) -> Measure:
 
 def _exactly(engine: Engine, request: Request) -> Candidate:
     """A file on one engine, with no other to compare it with."""
-    make = partial(ready, partial(engine.implementation().load, request))
     return Candidate(
         f"{engine.name} {request.contract.precision.upper()}",
         engine.name,
         request.contract.precision,
         request.model,
-        make,
+        partial(engine.implementation().load, request),
+        check=compute_a_sample,
     )
 
 

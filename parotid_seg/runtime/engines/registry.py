@@ -8,7 +8,6 @@ import importlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -139,23 +138,21 @@ def candidates(request: Request, engines: Sequence[Engine] = tuple(ENGINES.value
     able = [engine for engine in engines if device in engine.devices and engine.runs == request.model.suffix]
     pairs = [(engine, each) for engine in able for each in engine.implementation().candidates(request)]
     found = [each for engine, each in pairs if each.backend == engine.name]
-    return found if request.gpu is None else [replace(each, make=partial(ready, each.make)) for each in found]
+    return found if request.gpu is None else [replace(each, check=compute_a_sample) for each in found]
 
 
-def ready(make: Callable[[], Backend]) -> Backend:
-    """Load a model on a GPU, and compute one sample: its libraries may load although it cannot run them, for example
-    without kernels for it or without cuDNN.
+def compute_a_sample(backend: Backend) -> None:
+    """Compute one sample on a GPU: its libraries may load although it cannot run them, for example without kernels for
+    it or without cuDNN.
 
     Raises:
-        ParotidSegError: as loading or computing raises it; the model is closed.
+        ParotidSegError: as computing raises it; the model is closed.
     """
     from parotid_seg.runtime.engines.engine_benchmark import usual_chunk
 
-    backend = make()
     try:
         backend.start(usual_chunk(backend.contract, 1)).result()
     except ParotidSegError:
         with suppress(ParotidSegError):  # of a lost GPU nothing can be freed
             backend.close()
         raise
-    return backend

@@ -38,7 +38,7 @@ class Loaded:
 
 def first_of(found: list[Candidate], *_: object) -> Backend:
     """A trial that the first wins."""
-    return found[0].make()
+    return found[0].load()
 
 
 def write_model(path: Path, graph: bytes = b"", **told: Any) -> Path:

@@ -398,3 +398,19 @@ def test_a_kept_choice_of_wrong_types_or_sizes_is_none(tmp_path: Path, changes: 
     assert kept_choice(place, {"a": 1}) is None
     place.write_text("[" * 100_000)
     assert kept_choice(place, {"a": 1}) is None
+
+
+def test_a_stored_choice_is_checked_with_its_batch_size() -> None:
+    """A GPU plans its convolutions for a number of samples: it should do so once."""
+    seen: list[int] = []
+    engine = Engine("any")
+    candidate = Candidate(
+        "any",
+        "onnxruntime",
+        "fp32",
+        DEFAULT_MODEL,
+        lambda: cast(Backend, engine),
+        check=lambda it: seen.append(it.batch_size),
+    )
+    assert [candidate.load(64), candidate.load()] == [engine, engine]
+    assert seen == [64, 64]

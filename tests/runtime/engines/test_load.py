@@ -171,7 +171,7 @@ def test_several_engines_are_tried(
         say: Callable[[str], None],
     ) -> Any:
         asked.append(([each.name for each in found], precision, sizes, measure().contract, place))
-        return found[-1].make()
+        return found[-1].load()
 
     monkeypatch.setattr(load, "choose", choose)
     assert loaded(DEFAULT_MODEL, threads=3).how["precision"] == "bf16"
@@ -255,7 +255,7 @@ def test_the_batch_size_is_measured_on_a_gpu_also_for_a_single_engine(
 
     def choose(found: list[Candidate], precision: str, sizes: tuple[int, ...], *_: object) -> Backend:
         asked.append(([each.precision for each in found], sizes))
-        return found[0].make()
+        return found[0].load()
 
     gpus(GPU)
     monkeypatch.setattr(load, "choose", choose)
