@@ -283,5 +283,6 @@ def test_a_stored_choice_is_checked_with_its_batch_size() -> None:
         lambda: cast(Backend, engine),
         check=lambda it: seen.append(it.batch_size),
     )
-    assert [candidate.load(64), candidate.load()] == [engine, engine]
+    loaded: list[Any] = [candidate.load(64), candidate.load()]
+    assert loaded == [engine, engine]
     assert seen == [64, 64]
