@@ -13,6 +13,7 @@ from parotid_seg.runtime.fit_calibration import (
     Gland,
     SeenPatient,
     calibrate,
+    extension_of,
     glands_of,
     left_out_estimates,
     operating_range,
@@ -167,6 +168,25 @@ def test_a_range_is_the_percentiles_and_a_margin() -> None:
         margin = made.margin * {"turn_mm": 3, "sharpness": 1.5}.get(limits.name, 1)
         assert limits.high == pytest.approx(high + margin * (high - low), abs=1e-4)
     assert f"{made.margin:.2f} of their distance" in made.origin
+
+
+def test_turned_heads_and_noise_count_as_less_far_outside() -> None:
+    ends = dict.fromkeys((("scan", name) for name in SCAN_FEATURES), (10.0, 20.0))
+    found = {
+        (name, value): extension_of(RangeFeatures({name: value}, {}, {}, {}), ends)
+        for name in ("turn_mm", "sharpness", "bone_behind")
+        for value in (4.0, 26.0)
+    }
+    assert found == pytest.approx(
+        {
+            ("turn_mm", 4.0): 0.6,
+            ("turn_mm", 26.0): 0.2,
+            ("sharpness", 4.0): 0.6,
+            ("sharpness", 26.0): 0.4,
+            ("bone_behind", 4.0): 0.6,
+            ("bone_behind", 26.0): 0.6,
+        }
+    )
 
 
 def test_patients_are_left_out() -> None:

@@ -196,6 +196,15 @@ def test_a_gland_at_the_edge_of_the_scan_has_one_flag_of_it() -> None:
     assert result.flags.count(Flag(FlagCode.CUT_IN_PLANE, "parotid_left")) == 1
 
 
+@pytest.mark.parametrize(("channel", "slices", "flagged"), [("CT", 20, True), ("CT", 1, False), ("T1", 20, False)])
+def test_little_skin_and_mr_say_nothing_of_the_field_of_view(channel: str, slices: int, flagged: bool) -> None:
+    hu, mask = cut_off(head())
+    beyond = abs(np.arange(len(mask)) - 10) >= slices
+    mask = np.where(beyond[:, None, None] & (mask == 1), 0, mask)
+    contract = dataclasses.replace(CONTRACT, channels=(channel,), operating_range=None)
+    assert (Flag(FlagCode.CUT_IN_PLANE, "parotid_left") in segmented((hu, mask), contract).flags) == flagged
+
+
 def test_no_range_gives_no_flag() -> None:
     assert segmented(head(turn_mm=14), dataclasses.replace(CONTRACT, operating_range=None)).flags == ()
 
