@@ -94,7 +94,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="data set in nnU-Net's raw layout")
     parser.add_argument("--patients", type=int, default=10, help="how many, evenly from the list")
-    parser.add_argument("--without", nargs="*", default=[], metavar="PATIENT", help="leave these out")
+    parser.add_argument(
+        "--without",
+        nargs="*",
+        default=[],
+        metavar="PATIENT",
+        help="leave these out; with --held-out they still calibrate",
+    )
     parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS), metavar="KIND")
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL)
     parser.add_argument(
