@@ -170,8 +170,8 @@ class OperatingRange:
     Attributes:
         scan: ranges of features of a scan.
         structures: ranges of features of each structure.
-        margin: how far the ranges extend beyond the 5th and 95th percentiles of the patients, as a share of the
-            distance between these.
+        margin: how far at least the ranges extend beyond the 5th and 95th percentiles of the patients, as a share of
+            the distance between these.
         patients: how many the ranges are made from.
         made: how, in words: the data, and whose masks.
     """
@@ -195,8 +195,8 @@ class OperatingRange:
     def origin(self) -> str:
         """What it is made from, in words."""
         return (
-            f"{self.patients} patients, 5th to 95th percentile and {self.margin:.2f} of their distance more at each "
-            f"end, so that at most {OUTSIDE:.0%} of such patients lie outside; {self.made}"
+            f"{self.patients} patients, 5th to 95th percentile and at least {self.margin:.2f} of their distance more "
+            f"at each end, so that at most {OUTSIDE:.0%} of such patients lie outside; {self.made}"
         )
 
     def outside_of(

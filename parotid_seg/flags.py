@@ -34,7 +34,8 @@ class FlagCode(StrEnum):
     CUT_BY_SCAN_END = "cut_by_scan_end"
     """A structure touches the first or the last slice."""
     CUT_IN_PLANE = "cut_in_plane"
-    """A structure touches the edge of the model's field of view or of the scan within a slice."""
+    """A structure touches the edge of the model's field of view or of the scan within a slice, or the skin beside it is
+    so straight that it is such an edge."""
     UNUSUAL_VOLUME = "unusual_volume"
     """A parotid gland has an unusual volume; value: ml."""
     SIDES_DIFFER = "sides_differ"

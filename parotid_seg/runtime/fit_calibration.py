@@ -10,7 +10,7 @@ The operating range of a feature goes from the 5th to the 95th percentile of the
 the same share of their distance for all features. The margin is a conformal quantile, too. With each of n patients left
 out in turn, the range of the others is extended until that patient is inside, and of these extensions the margin is the
 one at the place ceil(0.9 (n + 1)). So at most one in ten patients of the same kind is outside, whatever the number of
-features.
+features. Of `WIDER` features the margin above is a multiple of the others'.
 """
 
 from __future__ import annotations
@@ -52,6 +52,9 @@ OUTLIER = 3.0
 contour of something else than the gland says nothing about the features. It counts fully for the floor."""
 TAIL = 0.05
 """Share of the values below, and above, the percentiles."""
+WIDER: Mapping[str, float] = {"turn_mm": 3.0, "sharpness": 1.5}
+"""Multiples of the margin above the 95th percentile: heads turned, or scans noisier, than those of most patients hardly
+change the masks, as training turns its slices and adds noise to them. Chosen on such scans (docs/model-card.md)."""
 
 Ends = Mapping[tuple[str, str], tuple[float, float]]
 """The percentiles of each feature, by part ("scan" or "structures") and name."""
@@ -229,19 +232,20 @@ def operating_range(patients: Iterable[SeenPatient], made: str) -> OperatingRang
     for (part, name), (low, high) in _ends(each.seen for each in known).items():
         more = margin * (high - low)
         least = low - more if low < 0 else max(0.0, low - more)  # of a feature that is never negative
-        ranges[part].append(FeatureRange(name, round(least, 5), round(high + more, 5)))
+        ranges[part].append(FeatureRange(name, round(least, 5), round(high + WIDER.get(name, 1.0) * more, 5)))
     scan, structures = (tuple(ranges[part]) for part in ("scan", "structures"))
     return OperatingRange(scan, structures, margin=round(margin, 5), patients=len(known), made=made)
 
 
 def extension_of(seen: RangeFeatures, ends: Ends) -> float:
-    """By how much the ranges must be extended so that a patient is inside, as a share of the percentiles' distance."""
+    """The margin with which a patient is inside, as a share of the percentiles' distance; see `WIDER`."""
     farthest = 0.0
     for part, values in (("scan", seen.scan), *(("structures", each) for each in seen.structures.values())):
         for name, value in values.items():
             if (part, name) in ends:
                 low, high = ends[part, name]
-                farthest = max(farthest, (value - high) / (high - low), (low - value) / (high - low))
+                above = (value - high) / WIDER.get(name, 1.0)
+                farthest = max(farthest, above / (high - low), (low - value) / (high - low))
     return farthest
 
 

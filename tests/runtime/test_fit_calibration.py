@@ -13,6 +13,7 @@ from parotid_seg.runtime.fit_calibration import (
     Gland,
     SeenPatient,
     calibrate,
+    extension_of,
     glands_of,
     left_out_estimates,
     operating_range,
@@ -132,7 +133,8 @@ def drawn(patients: int, seed: int = 0) -> list[SeenPatient]:
 
     return [
         SeenPatient(
-            f"p{number}", RangeFeatures(values(SCAN_FEATURES), {side: values(STRUCTURE_FEATURES) for side in SIDES}, {})
+            f"p{number}",
+            RangeFeatures(values(SCAN_FEATURES), {side: values(STRUCTURE_FEATURES) for side in SIDES}, {}, {}),
         )
         for number in range(patients)
     ]
@@ -160,16 +162,36 @@ def test_a_range_is_the_percentiles_and_a_margin() -> None:
     patients = drawn(40)
     made = made_from(patients)
     assert (made.patients, made.made) == (40, "made up")
-    sharpness = [each.seen.scan["sharpness"] for each in patients]
-    low, high = np.quantile(sharpness, [0.05, 0.95])
-    assert made.scan[0].low == pytest.approx(low - made.margin * (high - low), abs=1e-4)
-    assert made.scan[0].high == pytest.approx(high + made.margin * (high - low), abs=1e-4)
+    for limits in made.scan:
+        low, high = np.quantile([each.seen.scan[limits.name] for each in patients], [0.05, 0.95])
+        assert limits.low == pytest.approx(max(0, low - made.margin * (high - low)), abs=1e-4)
+        margin = made.margin * {"turn_mm": 3, "sharpness": 1.5}.get(limits.name, 1)
+        assert limits.high == pytest.approx(high + margin * (high - low), abs=1e-4)
     assert f"{made.margin:.2f} of their distance" in made.origin
+
+
+def test_turned_heads_and_noise_count_as_less_far_outside() -> None:
+    ends = dict.fromkeys((("scan", name) for name in SCAN_FEATURES), (10.0, 20.0))
+    found = {
+        (name, value): extension_of(RangeFeatures({name: value}, {}, {}, {}), ends)
+        for name in ("turn_mm", "sharpness", "bone_behind")
+        for value in (4.0, 26.0)
+    }
+    assert found == pytest.approx(
+        {
+            ("turn_mm", 4.0): 0.6,
+            ("turn_mm", 26.0): 0.2,
+            ("sharpness", 4.0): 0.6,
+            ("sharpness", 26.0): 0.4,
+            ("bone_behind", 4.0): 0.6,
+            ("bone_behind", 26.0): 0.6,
+        }
+    )
 
 
 def test_patients_are_left_out() -> None:
     patients = drawn(20)
-    far = SeenPatient("far", RangeFeatures({**patients[0].seen.scan, "turn_mm": 50.0}, {}, {}))
+    far = SeenPatient("far", RangeFeatures({**patients[0].seen.scan, "turn_mm": 50.0}, {}, {}, {}))
     limits = made_from([*patients, far])
     assert [each.name for _, each, _ in limits.outside_of(far.seen.scan, {})] == ["turn_mm"]
 
@@ -188,7 +210,7 @@ def test_a_range_of_what_is_never_negative_begins_at_0_or_above() -> None:
 
 def test_what_is_the_same_in_all_patients_or_missing_has_no_range() -> None:
     patients = [
-        each._replace(seen=RangeFeatures({"sharpness": 3.0, **each.seen.scan, "turn_mm": 4.0}, {}, {}))
+        each._replace(seen=RangeFeatures({"sharpness": 3.0, **each.seen.scan, "turn_mm": 4.0}, {}, {}, {}))
         for each in drawn(12)
     ]
     made = made_from(patients)

@@ -58,6 +58,8 @@ the median intensities in the left and the right structures, and of the means be
 structures on both sides the last four are missing."""
 STRUCTURE_FEATURES = ("intensity", "slice_overlap")
 """Names: mean intensity inside; DSC of neighbouring slices, see `gland_features`."""
+LEAST_SKIN = 20
+"""Pixels of the grid's skin beside a structure, fewer of which say nothing about its shape."""
 
 
 def gland_features(
@@ -126,11 +128,14 @@ class RangeFeatures(NamedTuple):
         scan: features by name.
         structures: features of each structure by name.
         in_air: share of each structure that is air.
+        straight: share of the skin beside each structure with a side that lies in the same column of the grid: high
+            where the field of view ends instead of the patient.
     """
 
     scan: dict[str, float]
     structures: dict[str, dict[str, float]]
     in_air: dict[str, float]
+    straight: dict[str, float]
 
 
 class _Side(NamedTuple):
@@ -165,17 +170,21 @@ def range_features(
         if name in found and box is not None
     }
     if not placed:
-        return RangeFeatures({}, {}, {})
+        return RangeFeatures({}, {}, {}, {})
     images, masks = _on_grid(labels, covered, placed)
     masks = {name: mask for name, mask in masks.items() if mask.any()}
     low, high = map(float, covered.windows[0])
-    scan, structures = _of_image(images, low, high), {}
+    scan, structures, straight = _of_image(images, low, high), {}, {}
     if masks:
         scan |= _bone_behind(images, masks)
     for name, mask in masks.items():
         structures[name] = {"intensity": low + (high - low) * float(images[mask].mean())}
         if name in glands:
             structures[name]["slice_overlap"] = glands[name]["slice_overlap"]
+        if side := side_of(name):
+            columns = _skin_beside(*_to_the_left(images, mask, side))[2]
+            if columns.size >= LEAST_SKIN:
+                straight[name] = float(np.bincount(columns).max() / columns.size)
     joined = {
         side: np.logical_or.reduce([mask for name, mask in masks.items() if side_of(name) == side])
         for side in ("left", "right")
@@ -184,7 +193,8 @@ def range_features(
     if len(joined) == 2:
         left, right = (_side(images, joined[side], side) for side in ("left", "right"))
         scan |= _between(left, right, contract.grid.spacing_mm, high - low)
-    return RangeFeatures(scan, structures, {name: float((images[mask] < AIR).mean()) for name, mask in masks.items()})
+    in_air = {name: float((images[mask] < AIR).mean()) for name, mask in masks.items()}
+    return RangeFeatures(scan, structures, in_air, straight)
 
 
 def _on_grid(
@@ -242,14 +252,10 @@ def _everywhere_near(where: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _side(images: NDArray[np.float32], mask: NDArray[np.bool_], side: str) -> _Side:
     """The structures of a side, and what lies below the skin beside them; columns run to the patient's left."""
     size = images.shape[2]
-    if side == "right":
-        images, mask = images[:, :, ::-1], mask[:, :, ::-1]
-    air = np.where(images < AIR, np.arange(size), size)
-    nearest = np.minimum.accumulate(air[:, :, ::-1], axis=2)[:, :, ::-1]  # the first air from a pixel outwards
+    images, mask = _to_the_left(images, mask, side)
     at = np.nonzero(mask)
-    slices, rows = np.nonzero(mask.any(axis=2))
-    skin = nearest[slices, rows, size - 1 - mask[slices, rows, ::-1].argmax(axis=1)]
-    known = (skin < size) & (skin >= max(BELOW_SKIN))
+    slices, rows, skin = _skin_beside(images, mask)
+    known = skin >= max(BELOW_SKIN)
     slices, rows, skin = slices[known], rows[known], skin[known]
     below = np.mean([images[slices, rows, skin - pixels] for pixels in BELOW_SKIN]) if known.any() else None
     column = float(at[2].mean())
@@ -258,6 +264,24 @@ def _side(images: NDArray[np.float32], mask: NDArray[np.bool_], side: str) -> _S
         float(np.median(images[at])),
         None if below is None else float(below),
     )
+
+
+def _to_the_left(
+    images: NDArray[np.float32], mask: NDArray[np.bool_], side: str
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Both so that columns run outwards on a structure's side."""
+    return (images[:, :, ::-1], mask[:, :, ::-1]) if side == "right" else (images, mask)
+
+
+def _skin_beside(images: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], ...]:
+    """Slice, row and column of the first air outwards from each row of a structure; rows without air are left out."""
+    size = images.shape[2]
+    air = np.where(images < AIR, np.arange(size), size)
+    nearest = np.minimum.accumulate(air[:, :, ::-1], axis=2)[:, :, ::-1]  # the first air from a pixel outwards
+    slices, rows = np.nonzero(mask.any(axis=2))
+    skin = nearest[slices, rows, size - 1 - mask[slices, rows, ::-1].argmax(axis=1)]
+    known = skin < size
+    return slices[known], rows[known], skin[known]
 
 
 def _between(left: _Side, right: _Side, step_mm: float, width: float) -> dict[str, float]:

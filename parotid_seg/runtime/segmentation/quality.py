@@ -36,6 +36,9 @@ class Quality:
 
 MOST_IN_AIR = 0.1
 """Share of a structure in air from which it is flagged; the masks of 31 validation patients have at most 0.035."""
+MOST_STRAIGHT = 0.7
+"""Share of the skin beside a structure in one column of the grid above which it is the edge of the field of view; it is
+at most 0.65 for the 382 contoured training and validation glands."""
 
 
 def judged(
@@ -67,6 +70,7 @@ def judged(
     flags = []
     if is_ct(contract.channels[0]):
         flags += [Flag(FlagCode.LEAVES_SKIN, name, air) for name, air in seen.in_air.items() if air > MOST_IN_AIR]
+        flags += [Flag(FlagCode.CUT_IN_PLANE, name) for name, share in seen.straight.items() if share > MOST_STRAIGHT]
     if contract.operating_range:
         outside = contract.operating_range.outside_of(seen.scan, seen.structures)
         flags += [Flag(FlagCode.OUTSIDE_RANGE, name, value, str(limits)) for name, limits, value in outside]

@@ -187,6 +187,7 @@ def postprocess(
     ]
     found = [name for name, size in volumes.items() if size and not is_missing(name, size)]
     quality = judged(found, labels, covered, volume.spacing_mm, boxes, volumes, contract)
+    cut = [flag for flag in cut if flag not in quality.flags]
     flags = (*covered.flags, *swapped, *_flags(labels, contract.labels, volumes), *cut, *unsure, *quality.flags)
     mask = np.zeros(volume.shape, np.uint8)
     mask[:, covered.rows, covered.columns] = labels

@@ -9,7 +9,7 @@ from parotid_seg.options import Option, OptionGroup
 
 Search = Literal["auto", "full"]
 
-RULES_VERSION = 7
+RULES_VERSION = 8
 """Version of reading, locating, resampling and clean-up. It is part of the journal's key, so that cases are run again
 after an upgrade that can change a mask, its geometry or its flags.
 

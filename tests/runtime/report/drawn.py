@@ -47,6 +47,7 @@ def drawn_voxels(
     voxels = np.full((24, 40, 44), -1000, np.int16)
     rng = np.random.default_rng(0)
     voxels[:, 2:38, 2:42] = rng.normal(-105, 15, (24, 36, 40))
+    voxels[::2, 2:38, [2, 41]] = -1000  # uneven skin: straight skin would be the end of the field of view
     voxels[:, 5:35, 5:39] = rng.normal(40, 15, (24, 30, 34))
     voxels[:, 28:34, 18:26] = rng.uniform(200, 1400, (24, 6, 8))
     for value, place, edge in ((LEFT, left, size[0]), (RIGHT, right, size[1])):

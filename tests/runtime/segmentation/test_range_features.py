@@ -40,14 +40,15 @@ Scan = tuple[NDArray[Any], Mask]
 
 
 def head(spacing_mm: tuple[float, float, float] = SPACING_MM, turn_mm: float = 0.0, apart_mm: float = 90.0) -> Scan:
-    """A head of 40 HU with noise, 20 slices of 160 x 160 mm in air, and two glands of 60 HU and 18 mm radius."""
+    """A head of 40 HU with noise in air, 20 slices of 160 x 160 mm at the lower end and narrower above, and two glands
+    of 60 HU and 18 mm radius."""
     shape = tuple(round(size / mm) for size, mm in zip((60, 200, 200), spacing_mm, strict=True))
     z, y, x = (np.arange(size) * mm for size, mm in zip(shape, spacing_mm, strict=True))
     mask = np.zeros(shape, np.uint8)
     for value, side in ((1, 1), (2, -1)):
         off = (y[:, None] - 100 - side * turn_mm / 2) ** 2 + (x - 100 - side * apart_mm / 2) ** 2
         mask[((z[:, None, None] - 30) ** 2 + off) < 18**2] = value
-    body = (abs(y[:, None] - 100) < 80) & (abs(x - 100) < 80)
+    body = (abs(y[:, None] - 100) < 80) & (abs(x - 100) < 80 - z[:, None, None] / 3)
     noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(0, 1, shape), [0, 1, 1])
     hu = np.where(body, np.where(mask > 0, 60, 40) + 8 * noise / noise.std(), -1000)
     return hu.astype(np.float32), mask
@@ -119,7 +120,9 @@ def one_removed(scan: Scan) -> Scan:
 def with_bolus(scan: Scan) -> Scan:
     hu, mask = scan
     changed = hu.copy()
-    changed[:, 10:-10, 80:84] = 0  # 9 mm on the left cheek
+    for level, slice_hu in enumerate(changed):
+        skin = np.nonzero(hu[level, 40] > -500)[0][-1] + 1
+        slice_hu[10:-10, skin : skin + 4] = 0  # 9 mm on the left cheek
     return changed, mask
 
 
@@ -128,6 +131,12 @@ def ragged(scan: Scan) -> Scan:
     changed = mask.copy()
     changed[::2, :, 70:] = np.roll(mask[::2, :, 70:], 14, axis=1) * (mask[::2, :, 70:] > 0)
     return np.where((mask == 1) & (changed == 0), 60, hu), changed
+
+
+def cut_off(scan: Scan) -> Scan:
+    """No data from 15 mm beyond the middle of the left gland on."""
+    hu, mask = scan
+    return np.where(np.arange(hu.shape[2]) < 71, hu, -1000), np.where(np.arange(hu.shape[2]) < 70, mask, 0)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +177,32 @@ def test_a_flag_says_what_was_found_and_expected() -> None:
 
 def test_every_feature_has_words() -> None:
     assert list(RANGE_WORDS) == [name.replace("_", " ") for name in (*SCAN_FEATURES, *STRUCTURE_FEATURES)]
+
+
+@pytest.mark.parametrize("stated", [LIMITS, None])
+def test_a_gland_beside_the_end_of_the_field_of_view_is_flagged(stated: OperatingRange | None) -> None:
+    contract = dataclasses.replace(CONTRACT, operating_range=stated)
+    hu, mask = cut_off(head())
+    flags = segmented((hu, mask), contract).flags
+    assert flags.count(Flag(FlagCode.CUT_IN_PLANE, "parotid_left")) == 1
+    assert Flag(FlagCode.CUT_IN_PLANE, "parotid_right") not in flags
+    mirrored = hu[:, :, ::-1], np.array([0, 2, 1], np.uint8)[mask[:, :, ::-1]]
+    assert Flag(FlagCode.CUT_IN_PLANE, "parotid_right") in segmented(mirrored, contract).flags
+
+
+def test_a_gland_at_the_edge_of_the_scan_has_one_flag_of_it() -> None:
+    hu, mask = cut_off(head())
+    result = segmented((hu[:, :, :71], mask[:, :, :71]))
+    assert result.flags.count(Flag(FlagCode.CUT_IN_PLANE, "parotid_left")) == 1
+
+
+@pytest.mark.parametrize(("channel", "slices", "flagged"), [("CT", 20, True), ("CT", 1, False), ("T1", 20, False)])
+def test_little_skin_and_mr_say_nothing_of_the_field_of_view(channel: str, slices: int, flagged: bool) -> None:
+    hu, mask = cut_off(head())
+    beyond = abs(np.arange(len(mask)) - 10) >= slices
+    mask = np.where(beyond[:, None, None] & (mask == 1), 0, mask)
+    contract = dataclasses.replace(CONTRACT, channels=(channel,), operating_range=None)
+    assert (Flag(FlagCode.CUT_IN_PLANE, "parotid_left") in segmented((hu, mask), contract).flags) == flagged
 
 
 def test_no_range_gives_no_flag() -> None:

@@ -41,11 +41,12 @@ class Fake:
 
 
 def scan(*scales: float) -> Volume:
-    """A block of soft tissue under fat, in air, for each scale; 0 is a CT in HU."""
+    """A block of soft tissue under fat, in air, with an uneven skin, for each scale; 0 is a CT in HU."""
     block = np.zeros((10, 30, 30), np.float32)
-    block[:, 5:25, 5:25] = 1
+    for level in range(10):
+        block[level, 5:25, 5 - level % 2 : 25 + level % 2] = 1
     hounsfield = np.where(block, np.random.default_rng(0).normal(-110, 20, block.shape).astype(np.float32), -1000)
-    hounsfield[:, 7:23, 7:23] += 150
+    hounsfield[:, 7:23, 7:23] += 150 * block[:, 7:23, 7:23]
     voxels = [hounsfield if scale == 0 else block * scale for scale in scales]
     return Volume(np.stack(voxels), (5.0, 5.0, 5.0), Orientation((0, 1, 2), (False, False, False)))
 
