@@ -36,12 +36,17 @@ def ends(parent_gone: int = KILL) -> tuple[IO[bytes], IO[bytes]]:
     The process gets a signal when its parent has ended, and ignores Ctrl-C, which the parent handles. Output of
     libraries is redirected to standard error, so that it does not mix with the messages.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, parent_gone)
+    end_with_parent(parent_gone)
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return requests, answers
+
+
+def end_with_parent(parent_gone: int = KILL) -> None:
+    """In a child process: get a signal when the parent has ended, and ignore Ctrl-C, which the parent handles."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, parent_gone)
 
 
 def send(message: object, stream: IO[Any]) -> None:
