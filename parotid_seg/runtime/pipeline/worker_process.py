@@ -30,7 +30,7 @@ LESS_MEMORY = {
 of smaller ones, which take longer to get than to fill; and NumPy's arrays take memory by 4 KB instead of 2 MB, since
 the greater part of a mask is never written."""
 FORKS = sys.platform == "linux"
-"""Whether workers are forked. On other systems each starts Python and imports everything, which takes 0.4 s of CPU time."""
+"""Whether workers are forked. Elsewhere each starts Python and imports everything, which takes 0.4 s of CPU time."""
 WAIT_S = 0.002
 """Seconds between questions whether a process has ended."""
 

@@ -3,6 +3,7 @@ here once; the process has a single thread, so that it can be forked safely."""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ import sys
 
 from parotid_seg.runtime.pipeline import worker
 from parotid_seg.runtime.pipeline.protocol.worker_forks import ANSWER, END, FORK, REQUEST, RUNNING, STATUS
-from parotid_seg.runtime.pipeline.protocol.worker_stdio import end_with_parent
+from parotid_seg.runtime.pipeline.protocol.worker_stdio import KILL, end_with_parent
 
 
 def main() -> None:
@@ -23,22 +24,28 @@ def main() -> None:
 def _is_worker(connection: socket.socket) -> bool:
     """Answer requests until there are no more, and return False; in each forked process, return True."""
     running: dict[int, int] = {}
+    ended: dict[int, int] = {}
     while True:
         content, ends, _, _ = socket.recv_fds(connection, REQUEST.size, 1)
         if not content:
             return False
         what, number, of = REQUEST.unpack(content)
         if what == FORK:
-            pid = _forked(connection, *ends)
+            pid = _forked(connection, *ends) if ends else -errno.EMFILE  # no room for the descriptor
             if not pid:
                 return True
             if pid > 0:
                 running[number] = pid
+            else:
+                ended[number] = -KILL
             connection.send(ANSWER.pack(number, pid))
         elif what == END and of in running:
             os.kill(running[of], signal.SIGKILL)
         elif what == STATUS:
-            connection.send(ANSWER.pack(number, _status(running, of)))
+            if of in running and (status := _status(running[of])) != RUNNING:
+                del running[of]
+                ended[of] = status
+            connection.send(ANSWER.pack(number, ended.get(of, RUNNING)))
 
 
 def _forked(connection: socket.socket, end: int) -> int:
@@ -63,10 +70,7 @@ def _forked(connection: socket.socket, end: int) -> int:
     return pid
 
 
-def _status(running: dict[int, int], number: int) -> int:
-    """The exit status of a worker; afterwards its number may be another process's."""
-    pid, status = os.waitpid(running[number], os.WNOHANG)
-    if not pid:
-        return RUNNING
-    del running[number]
-    return os.waitstatus_to_exitcode(status)
+def _status(process: int) -> int:
+    """The exit status of a process, or `RUNNING`; once it is told, the number may be another process's."""
+    pid, status = os.waitpid(process, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if pid else RUNNING

@@ -53,6 +53,16 @@ def test_workers_are_forked_by_one_process_without_threads(starter: WorkerStarte
         assert not Path(f"/proc/{process.pid}").exists()
 
 
+def test_two_threads_wait_for_the_same_worker(starter: WorkerStarter) -> None:
+    """That of the worker, and the one that ends the run."""
+    worker = starter.start().process
+    worker.kill()
+    assert worker.wait() == -signal.SIGKILL
+    worker.returncode = None
+    assert worker.wait() == -signal.SIGKILL
+    assert starter._server.runs
+
+
 def test_a_worker_ends_when_its_connection_is_closed(starter: WorkerStarter) -> None:
     workers = [starter.start() for _ in range(2)]
     workers[0].connection.close()
