@@ -32,7 +32,10 @@ def status(number: int) -> dict[str, str]:
 
 
 def gone(number: int) -> bool:
-    return not Path(f"/proc/{number}").exists() or status(number)["State"][0] in "ZX"
+    try:
+        return status(number)["State"][0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def wait_until(ready: Any) -> None:
@@ -70,6 +73,15 @@ def test_a_worker_ends_when_its_connection_is_closed(starter: WorkerStarter) -> 
     assert not gone(workers[1].process.pid)
 
 
+@pytest.mark.usefixtures("started_workers")
+def test_ctrl_c_while_it_imports_is_left_to_the_parent(starter: WorkerStarter) -> None:
+    server = starter._server._process.pid
+    wait_until(lambda: int(status(server)["SigIgn"], 16) >> (signal.SIGINT - 1) & 1)
+    assert "_nd_image" not in Path(f"/proc/{server}/maps").read_text(), "it has not imported scipy.ndimage yet"
+    os.kill(server, signal.SIGINT)
+    assert starter.start().process.pid > 0
+
+
 def test_workers_end_with_the_process_that_forked_them(starter: WorkerStarter) -> None:
     worker = starter.start()
     number = worker.process.pid
@@ -78,6 +90,7 @@ def test_workers_end_with_the_process_that_forked_them(starter: WorkerStarter) -
     wait_until(lambda: gone(number))
     assert worker.process.wait() == -signal.SIGKILL
     worker.process.kill()
+    wait_until(lambda: not starter._server.runs)
     another = starter.start()
     assert status(another.process.pid)["PPid"] == str(starter._server._process.pid)
 

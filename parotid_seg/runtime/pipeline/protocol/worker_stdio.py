@@ -20,10 +20,10 @@ def command_of(module: str) -> list[str]:
     """The command line of a process that runs `main` of a module of this package.
 
     It imports the same package as this process, and nothing else from its folder or the current one; nibabel without
-    pydicom.
+    pydicom. Ctrl-C is ignored from the beginning, see `ends`.
     """
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import parotid_seg; del sys.path[0]; "
+        "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path.insert(0, sys.argv[1]); import parotid_seg; del sys.path[0]; "
         "import gc; gc.disable(); from parotid_seg.imports import import_nibabel; import_nibabel(); "
         f"from {module} import main; gc.freeze(); gc.enable(); main()"
     )
