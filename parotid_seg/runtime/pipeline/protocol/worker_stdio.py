@@ -23,7 +23,8 @@ def command_of(module: str) -> list[str]:
     pydicom. Ctrl-C is ignored from the beginning, see `ends`.
     """
     program = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path.insert(0, sys.argv[1]); import parotid_seg; del sys.path[0]; "
+        "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "sys.path.insert(0, sys.argv[1]); import parotid_seg; del sys.path[0]; "
         "import gc; gc.disable(); from parotid_seg.imports import import_nibabel; import_nibabel(); "
         f"from {module} import main; gc.freeze(); gc.enable(); main()"
     )
