@@ -39,7 +39,7 @@ def infer(
     does only the missing cases. Exit status: 0 all done, 1 nothing done, 2 wrong option or argument, 3 some cases
     failed, 130 interrupted.
     """
-    with one_line_errors("finished cases are kept"), started() if on.cluster is None else nullcontext() as first_worker:
+    with one_line_errors("finished cases are kept"), started() if on.cluster is None else nullcontext() as workers:
         with without_collections():
             lighten_command()
             from parotid_seg.cluster.urls import url_of
@@ -66,7 +66,7 @@ def infer(
                     model_name=model.name,
                     say=line.say,
                     progress=line.case,
-                    first_worker=first_worker,
+                    workers=workers,
                 )
             else:
                 from parotid_seg.cluster.ray_executor import infer_on_cluster

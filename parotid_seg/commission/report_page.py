@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from parotid_seg.runtime.compare import LOWER_IS_BETTER
 from parotid_seg.runtime.label_match import match_labels
 from parotid_seg.runtime.pipeline.ownership import PAGE
 from parotid_seg.runtime.pipeline.sources import read_scan
-from parotid_seg.runtime.report.overlay import SAVED_AS, draw_case
+from parotid_seg.runtime.report.overlay import draw_case, webp_of
 from parotid_seg.runtime.report.page import TEMPLATES as OF_INFER
 from parotid_seg.runtime.report.page import environment, hash_of
 from parotid_seg.runtime.report.sheet import MOST_STRUCTURES, rows_of
@@ -166,9 +165,7 @@ def _pictures(record: CommissionRecord, out: Path, chosen: Chosen, window: Windo
         picture = draw_case(
             volume, shown, mask, labels.names, record.masks[name].volumes_ml, visible(name), reference=reference
         )
-        content = io.BytesIO()
-        picture.save(content, **SAVED_AS[".webp"])  # type: ignore[arg-type]
-        url = f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
+        url = f"data:image/webp;base64,{base64.b64encode(webp_of(picture)).decode()}"
         scores = record.evaluation.cases[name].labels
         found = [each for each in from_the_right(scores) if scores[each].dsc is not None]
         yield Picture(name, url, picture.size, found[:MOST_STRUCTURES], rows_of(picture.size, len(found)))

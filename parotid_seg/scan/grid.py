@@ -78,10 +78,15 @@ def tissue_centre(volume: Volume, windows: Windows, part: tuple[slice, slice, sl
         part: slices, rows and columns.
     """
     slices, rows, columns = (range(*side.indices(size)) for side, size in zip(part, volume.shape, strict=True))
-    voxels = volume.voxels[0, slices.start : slices.stop, rows.start : rows.stop : 2, columns.start : columns.stop : 2]
-    over_slices = np.asarray(voxels > float(windows[0, 0])).sum(axis=0, dtype=np.int64)
+    voxels = volume.voxels[0, slices.start : slices.stop, rows.start : rows.stop : 2, columns.start : columns.stop]
+    lowest = float(windows[0, 0])
+    below = math.floor(lowest) if voxels.dtype.kind in "iu" else lowest  # the same, without a conversion of all voxels
+    over_slices = np.zeros(voxels.shape[1:], np.uint32)
+    for each in voxels:  # whole rows of a slice fit into the processor's cache: a third of the time for a large scan
+        over_slices += each > below
     centre = []
-    for profile, side in ((over_slices.sum(axis=1), rows), (over_slices.sum(axis=0), columns)):
+    for axis, side in ((1, rows), (0, columns)):
+        profile = over_slices[:, ::2].sum(axis=axis, dtype=np.int64)
         total = profile.sum()
         within = 2 * int(np.searchsorted(np.cumsum(profile), total / 2)) if total else (len(side) - 1) // 2
         centre.append(side.start + within)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from parotid_seg.errors import InputError
 
@@ -56,7 +57,7 @@ def words(name: str) -> tuple[str, ...]:
 
 def side_words(name: str) -> dict[str, str]:
     """The words of a name that mean a side, with "left" or "right" for each."""
-    tokens = list(_tokens(name))
+    tokens = _tokens(name)
     letters = {letter: side for word, _ in tokens for letter, side in LETTERS.get(word, {}).items()}
     sides = {}
     for index, (word, numbered) in enumerate(tokens):
@@ -173,12 +174,15 @@ def _only_a_letter_apart(names: Sequence[str]) -> tuple[str, ...]:
     return next((tuple(pair.values()) for pair in variants.values() if set(pair) in PAIRED_LETTERS), ())
 
 
-def _tokens(name: str) -> Iterator[tuple[str, bool]]:
+@lru_cache(1000)
+def _tokens(name: str) -> tuple[tuple[str, bool], ...]:
     """The words of a name, each with whether a number follows directly."""
     plain = without_accents(name)
-    for match in WORD.finditer(plain):
-        for word in _apart(match.group().lower()):
-            yield word, plain[match.end() : match.end() + 1].isdecimal()
+    return tuple(
+        (word, plain[match.end() : match.end() + 1].isdecimal())
+        for match in WORD.finditer(plain)
+        for word in _apart(match.group().lower())
+    )
 
 
 def _apart(word: str) -> tuple[str, ...]:

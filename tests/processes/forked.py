@@ -22,7 +22,7 @@ from parotid_seg.runtime.pipeline.worker_process import ONE_THREAD
 from tests.processes.fork_server import Request, Server, with_own_server
 
 LIGHT = Server(
-    "parotid_seg.runtime.pipeline.worker", "parotid_seg.bench.child", "parotid_seg.cli", variables=ONE_THREAD
+    "parotid_seg.runtime.pipeline.worker_server", "parotid_seg.bench.child", "parotid_seg.cli", variables=ONE_THREAD
 )
 """Forks what reads, segments and writes."""
 HEAVY = Server("tests.processes.preloaded", variables=ONE_THREAD)
@@ -75,7 +75,7 @@ class Forked:
         return out, err
 
 
-FORKABLE = ("parotid_seg.runtime.pipeline.worker", "parotid_seg.bench.child")
+FORKABLE = ("parotid_seg.runtime.pipeline.worker_server", "parotid_seg.bench.child")
 """Modules of ours that are programs."""
 
 

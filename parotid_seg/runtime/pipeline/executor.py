@@ -12,7 +12,7 @@ from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, WorkerConfig
 from parotid_seg.runtime.pipeline.scheduler import Limits, Pipeline
 from parotid_seg.runtime.pipeline.worker_pool import Worker, WorkerPool
-from parotid_seg.runtime.pipeline.worker_process import WorkerProcess
+from parotid_seg.runtime.pipeline.worker_process import WorkerStarter
 from parotid_seg.runtime.segmentation.batching import Batcher
 from parotid_seg.wording import counted
 
@@ -54,7 +54,7 @@ class LocalExecutor:
         load: loads the model; the first worker starts meanwhile.
         options: batch size, most workers and test-time augmentation.
         say: called with one line if the batch has to become smaller.
-        first: the first worker's process, if it has been started.
+        starter: starts the workers' processes, if there is one already.
     """
 
     about: Mapping[str, Any] = MappingProxyType({})
@@ -64,10 +64,10 @@ class LocalExecutor:
         load: Callable[[], Backend],
         options: InferOptions,
         say: Callable[[str], None],
-        first: WorkerProcess | None = None,
+        starter: WorkerStarter | None = None,
     ) -> None:
         self._limits, self._tta = Limits.of_machine(options.workers), options.tta
-        self._worker_pool = WorkerPool(first)
+        self._worker_pool = WorkerPool(starter)
         try:
             backend = load()
         except BaseException:

@@ -36,7 +36,7 @@ from parotid_seg.runtime.pipeline.ownership import (
 )
 from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, CaseRequest, WorkerConfig, failed
 from parotid_seg.runtime.pipeline.sources import Scan
-from parotid_seg.runtime.pipeline.worker_process import WorkerProcess
+from parotid_seg.runtime.pipeline.worker_process import WorkerStarter
 from parotid_seg.runtime.pipeline.writers import is_result
 from parotid_seg.runtime.report.identities import PatientIdentity, patients_of
 from parotid_seg.runtime.report.results import results_of
@@ -115,7 +115,7 @@ def infer(
     model_name: str = "",
     say: Say = lambda _: None,
     progress: Callable[[Outcome], None] = lambda _: None,
-    first_worker: WorkerProcess | None = None,
+    workers: WorkerStarter | None = None,
 ) -> Summary:
     """Segment scans into `out` on this machine.
 
@@ -127,14 +127,14 @@ def infer(
         model_name: of the model's file, for the report and the record of the run.
         say: called with one line for each event.
         progress: called with the outcome of every case.
-        first_worker: the first worker's process, if it has been started.
+        workers: starts the workers' processes, if there is one already.
 
     Raises:
         ParotidSegError: if the model cannot be loaded, there is no scan at all, or results cannot be written.
     """
     if not any(map(exists, scans)):
         raise OptionError("; ".join(f"{scan}: no such file or folder" for scan in scans) or "no scan was named")
-    with closing(LocalExecutor(load, options, say, first_worker)) as executor:
+    with closing(LocalExecutor(load, options, say, workers)) as executor:
         return infer_at(executor, scans, out, options, model_name=model_name, say=say, progress=progress)
 
 

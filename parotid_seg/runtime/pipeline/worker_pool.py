@@ -21,7 +21,7 @@ from parotid_seg.runtime.pipeline.protocol.framing import ProtocolError
 from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, OutputFailure, PutOff, WorkerConfig
 from parotid_seg.runtime.pipeline.protocol.requests import send_request
 from parotid_seg.runtime.pipeline.protocol.worker_stdio import cause
-from parotid_seg.runtime.pipeline.worker_process import WorkerProcess
+from parotid_seg.runtime.pipeline.worker_process import WorkerProcess, WorkerStarter
 from parotid_seg.runtime.segmentation.batching import Prediction
 from parotid_seg.scan.chunks import CroppedScan
 
@@ -50,17 +50,17 @@ class Worker:
 
     Args:
         events: queue for the worker's answers.
-        process: its process, if that has been started; the worker then owns it.
+        process: its process, which the worker then owns.
 
     Attributes:
         job: its present case; None if it is idle.
         since: when it last got a request (monotonic seconds); None while it waits for the main process.
 
     Raises:
-        MachineError: if the machine has no room for another process.
+        MachineError: if the machine has no room for another thread.
     """
 
-    def __init__(self, events: queue.SimpleQueue[Event], process: WorkerProcess | None = None) -> None:
+    def __init__(self, events: queue.SimpleQueue[Event], process: WorkerProcess) -> None:
         self.job: CaseRequest | None = None
         self.since: float | None = None
         self._events = events
@@ -69,13 +69,12 @@ class Worker:
         self._voxels = 0
         self._killed_for = ""
         self._labelled = 0
-        started = process or WorkerProcess()
-        self._process, self._connection = started.process, started.connection
+        self._process, self._connection = process.process, process.connection
         self._thread = threading.Thread(target=self._converse, daemon=True)
         try:
             self._thread.start()
         except RuntimeError as error:  # the system has no room for another thread
-            started.close()
+            process.close()
             raise MachineError.of(OSError(errno.EAGAIN, str(error))) from error
 
     def begin(self, work: WorkerConfig) -> None:
@@ -158,21 +157,21 @@ class Worker:
 
 
 class WorkerPool:
-    """Workers. The first process is started in advance, to be ready with the model; if that fails, `start_worker`
-    retries.
+    """Workers. The first is started in advance, to be ready with the model; if that fails, `start_worker` retries.
 
     Args:
-        first: the first process, if it has been started.
+        starter: starts their processes, if there is one already; the pool then owns it.
 
     Attributes:
         events: queue of the workers' answers.
     """
 
-    def __init__(self, first: WorkerProcess | None = None) -> None:
+    def __init__(self, starter: WorkerStarter | None = None) -> None:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._starter = starter
         self._all: list[Worker] = []
         with contextlib.suppress(MachineError):
-            self._all.append(Worker(self.events, first))
+            self._add()
         self._spare = list(self._all)
 
     def start_worker(self, work: WorkerConfig) -> Worker:
@@ -181,11 +180,14 @@ class WorkerPool:
         Raises:
             MachineError: if the machine has no room for another process.
         """
-        if not self._spare:
-            self._spare.append(Worker(self.events))
-            self._all += self._spare
-        worker = self._spare.pop()
+        worker = self._spare.pop() if self._spare else self._add()
         worker.begin(work)
+        return worker
+
+    def _add(self) -> Worker:
+        self._starter = self._starter or WorkerStarter()
+        worker = Worker(self.events, self._starter.start())
+        self._all.append(worker)
         return worker
 
     def __enter__(self) -> WorkerPool:
@@ -200,3 +202,5 @@ class WorkerPool:
             worker.kill()
         for worker in self._all:
             worker.wait()
+        if self._starter:
+            self._starter.close()

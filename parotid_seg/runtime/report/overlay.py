@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -10,9 +11,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, WebPImagePlugin
+from PIL import Image, ImageDraw, ImageFont, WebPImagePlugin
 
-from parotid_seg.files import atomic_write
+from parotid_seg.files import write_bytes
+from parotid_seg.runtime.report.png import png_of
 from parotid_seg.runtime.report.sheet import GAP_PX, MOST_STRUCTURES, PANEL_PX, SLICES, TITLE_PX, corner, sheet_size
 from parotid_seg.scan.codes import ALL_ROIS, Rois
 from parotid_seg.scan.components import Box, label_boxes
@@ -36,10 +38,7 @@ THINNED = 96
 INK = (236, 238, 242)
 PAPER = (16, 18, 22)
 HALO_PX = 2
-SAVED_AS = {
-    ".png": {"format": PngImagePlugin.PngImageFile.format, "compress_level": 1},  # a third of the time, a tenth larger
-    ".webp": {"format": WebPImagePlugin.WebPImageFile.format, "quality": 80, "method": 1},
-}
+WEBP = {"format": WebPImagePlugin.WebPImageFile.format, "quality": 80, "method": 1}
 """Pillow imports the modules of all formats when it writes one whose module has not been imported."""
 
 EDGES = {"axial": ("A", "R", "L"), "coronal": ("S", "R", "L"), "sagittal": ("S", "A", "P")}
@@ -133,13 +132,19 @@ def draw_case(
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a picture completely or not at all, in the format of its suffix, a key of `SAVED_AS`.
+    """Write a picture completely or not at all, as PNG or WebP by its suffix.
 
     Raises:
         OutputError: if it cannot be written.
     """
-    with atomic_write(path) as partial:
-        picture.save(partial, **SAVED_AS[path.suffix])  # type: ignore[arg-type]
+    write_bytes(png_of(picture) if path.suffix == ".png" else webp_of(picture), path)
+
+
+def webp_of(picture: Image.Image) -> bytes:
+    """A picture as the content of a lossy WebP file."""
+    content = io.BytesIO()
+    picture.save(content, **WEBP)  # type: ignore[arg-type]
+    return content.getvalue()
 
 
 def _structures(mask: Mask, names: Sequence[str], rois: Rois) -> list[_DrawnStructure]:

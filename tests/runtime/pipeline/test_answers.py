@@ -267,6 +267,7 @@ def first_is_hostile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callabl
             hostile = [sys.executable, "-m", "tests.runtime.pipeline.hostile_worker", kind, str(harmed)]
             return hostile if len(started) == 1 else command_of(module)
 
+        monkeypatch.setattr(worker_process, "FORKS", False)
         monkeypatch.setattr(worker_process, "command_of", command)
         return harmed
 
@@ -297,7 +298,7 @@ def test_a_worker_whose_child_keeps_its_output_open_is_ended_all_the_same(
 ) -> None:
     started = first_is_hostile("a child that holds on")
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    worker = Worker(events)
+    worker = Worker(events, worker_process.WorkerStarter().start())
     worker.begin(WORK)
     worker.give(JOB, 1)
     end = time.monotonic() + 60

@@ -20,10 +20,11 @@ def command_of(module: str) -> list[str]:
     """The command line of a process that runs `main` of a module of this package.
 
     It imports the same package as this process, and nothing else from its folder or the current one; nibabel without
-    pydicom.
+    pydicom. Ctrl-C is ignored from the beginning, see `ends`.
     """
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import parotid_seg; del sys.path[0]; "
+        "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "sys.path.insert(0, sys.argv[1]); import parotid_seg; del sys.path[0]; "
         "import gc; gc.disable(); from parotid_seg.imports import import_nibabel; import_nibabel(); "
         f"from {module} import main; gc.freeze(); gc.enable(); main()"
     )
@@ -36,12 +37,17 @@ def ends(parent_gone: int = KILL) -> tuple[IO[bytes], IO[bytes]]:
     The process gets a signal when its parent has ended, and ignores Ctrl-C, which the parent handles. Output of
     libraries is redirected to standard error, so that it does not mix with the messages.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, parent_gone)
+    end_with_parent(parent_gone)
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return requests, answers
+
+
+def end_with_parent(parent_gone: int = KILL) -> None:
+    """In a child process: get a signal when the parent has ended, and ignore Ctrl-C, which the parent handles."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, parent_gone)
 
 
 def send(message: object, stream: IO[Any]) -> None:

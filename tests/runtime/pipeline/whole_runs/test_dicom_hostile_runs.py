@@ -225,6 +225,7 @@ def test_a_library_that_ends_the_process_costs_its_case_only(
         "Frames.of = lambda self, file, _: os.abort() if file.path.parent.name == 'fatal' else read(self, file, _)\n"
         "main()"
     )
+    monkeypatch.setattr(worker_process, "FORKS", False)
     monkeypatch.setattr(worker_process, "command_of", lambda _: [sys.executable, "-c", program])
     ran = run(model, tmp_path / "scans", tmp_path / "out")
     assert ran.statuses == {"fatal": "failed", "good": "done"}
