@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
+import time
 from pathlib import Path
 
 from parotid_seg.errors import OutputError
@@ -35,8 +37,8 @@ def read_private(path: Path) -> memoryview | None:
     if hashlib.sha256(content).digest() != stored[:DIGEST_BYTES]:
         log.info("%s: not used: damaged; made anew", path)
         return None
-    with contextlib.suppress(OSError):  # on a read-only disk it stays
-        path.touch()
+    with contextlib.suppress(OSError):  # on a read-only disk it cannot be noted that it was used
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
     return content
 
 
@@ -60,6 +62,6 @@ def _remove_oldest(latest: Path) -> None:
     """Remove all but the `KEPT` latest files with the ending of one."""
     with contextlib.suppress(OSError):  # another process may remove them, too
         others = [each for each in latest.parent.glob(f"*{latest.suffix}") if each != latest]
-        for old in sorted(others, key=lambda each: -each.stat().st_mtime)[KEPT - 1 :]:
+        for old in sorted(others, key=lambda each: -each.stat().st_atime)[KEPT - 1 :]:
             log.info("%s: removed: not used for long", old)
             old.unlink()
