@@ -113,8 +113,8 @@ def our_entries(options: argparse.Namespace, models: Mapping[str, Path], record:
         load = partial(loaded, path, "onnxruntime", options.device)
         found[f"onnxruntime {graph}"] = Entry(graph.split()[0], load, infer)
     for variant, provider in VARIANTS.items() if GRAPHS[-1] in models else ():
-        load = partial(with_provider, models[GRAPHS[-1]], provider, gpu_index(options.device) or 0)
-        found[f"onnxruntime {GRAPHS[-1]}, {variant}"] = Entry("fp16", load, part=OPTIONS)
+        trial = partial(with_provider, models[GRAPHS[-1]], provider, gpu_index(options.device) or 0)
+        found[f"onnxruntime {GRAPHS[-1]}, {variant}"] = Entry("fp16", trial, part=OPTIONS)
     for library in LIBRARIES:
         for precision in (graph for graph in models if graph in ("fp32", "fp16")):
             if options.device == "cpu":
@@ -132,7 +132,7 @@ def loaded(path: Path, engine: str, device: str) -> Contender:
     return BackendContender(load_exactly(path, engine, device))
 
 
-def with_provider(path: Path, provider: Mapping[str, str], gpu: int) -> Contender:
+def with_provider(path: Path, provider: Mapping[str, str], gpu: int) -> BackendContender:
     """A graph on onnxruntime with other options of its CUDA provider."""
     from parotid_seg.runtime.engines.onnxruntime.cuda import OnnxRuntimeCudaBackend
 

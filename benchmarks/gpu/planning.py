@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from gpu.bench import with_provider
 from gpu.contenders import load_exactly
 from gpu.inputs import graph_file
 from parotid_seg.files import make_folder, write_text
@@ -44,10 +45,8 @@ def planning(graph: str, search: str, model: Path, device: str, order: Sequence[
     if device == "cpu":
         backend = load_exactly(model, "onnxruntime", device)
     else:
-        from parotid_seg.runtime.engines.onnxruntime.cuda import OnnxRuntimeCudaBackend
-
         provider = {"cudnn_conv_algo_search": search}
-        backend = OnnxRuntimeCudaBackend(graph_file(graph, model), device=gpu_index(device) or 0, provider=provider)
+        backend = with_provider(graph_file(graph, model), provider, gpu_index(device) or 0).backend
     backend.batch_size = 1  # else smaller chunks would be padded
     load_s = time.monotonic() - started
     chunks = {samples: usual_chunk(backend.contract, samples) for samples in set(order)}

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
 from parotid_seg.errors import EXHAUSTED, MachineError
@@ -98,12 +99,16 @@ class WorkerStarter:
         if not FORKS:
             spare, self._spare = self._spare, None
             return WorkerProcess(*(spare or _started("parotid_seg.runtime.pipeline.worker")))
-        if self._server is None or not self._server.runs:
-            self._server = _Server()
         connection, worker_end = _connection(socket.SOCK_STREAM)
         with worker_end:
             try:
-                return WorkerProcess(self._server.fork(worker_end.fileno()), connection)
+                forked = self._server.fork(worker_end.fileno()) if self._server else None
+                if forked is None:
+                    if self._server:
+                        self._server.close()
+                    self._server = _Server()
+                    forked = self._server.first(worker_end.fileno())
+                return WorkerProcess(forked, connection)
             except BaseException:
                 connection.close()
                 raise
@@ -125,16 +130,23 @@ class _Server:
         self._answers: dict[int, int] = {}
         self._reading = threading.Lock()
 
-    @property
-    def runs(self) -> bool:
-        """Whether its process runs."""
-        return self._process.poll() is None
-
-    def fork(self, end: int) -> _Forked:
-        """A worker with a descriptor as standard input and output. The first is not waited for.
+    def fork(self, end: int) -> _Forked | None:
+        """A worker with a descriptor as standard input and output; None if the server has ended. The first is not
+        waited for.
 
         Raises:
             MachineError: if the machine has no room for another process.
+        """
+        forked = self.first(end)
+        if forked.number and forked.pid < 0:
+            raise _of_machine(OSError(-forked.pid, os.strerror(-forked.pid)))
+        return None if forked.number and not forked.pid else forked
+
+    def first(self, end: int) -> _Forked:
+        """The same without waiting for the fork.
+
+        Raises:
+            MachineError: if the machine has no room for another descriptor.
         """
         number = next(self._numbers)
         try:
@@ -142,10 +154,7 @@ class _Server:
         except OSError as error:
             if error.errno in EXHAUSTED:
                 raise MachineError.of(error) from error
-        forked = _Forked(self, number)
-        if number and forked.pid < 0:
-            raise _of_machine(OSError(-forked.pid, os.strerror(-forked.pid)))
-        return forked
+        return _Forked(self, number)
 
     def ask(self, what: int, worker: int) -> int:
         """Ask for something about a worker. Returns the number of the answer."""
@@ -180,26 +189,37 @@ class _Forked:
 
     def __init__(self, server: _Server, number: int) -> None:
         self.returncode: int | None = None
-        self._server, self._number = server, number
+        self._server, self.number = server, number
 
     @functools.cached_property
     def pid(self) -> int:
         """Its number in the system; 0 if the server has ended, and minus the system's error if it was not forked."""
-        return self._server.answer(self._number) or 0
+        return self._server.answer(self.number) or 0
 
     def kill(self) -> None:
         """End it at once."""
-        self._server.ask(END, self._number)
+        self._server.ask(END, self.number)
 
     def wait(self) -> int:
         """Wait for its end."""
         while self.returncode is None:
-            status = self._server.answer(self._server.ask(STATUS, self._number))
+            status = self._server.answer(self._server.ask(STATUS, self.number))
             if status == RUNNING:
                 time.sleep(WAIT_S)
-            else:
-                self.returncode = -KILL if status is None else status
+                continue
+            if status is None:  # the server has ended, and with it, a moment later, its workers
+                while self.pid > 0 and _runs(self.pid):
+                    time.sleep(WAIT_S)
+            self.returncode = -KILL if status is None else status
         return self.returncode
+
+
+def _runs(process: int) -> bool:
+    """Whether a process that is no child of this one runs."""
+    try:
+        return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
 
 
 def _connection(kind: socket.SocketKind) -> tuple[socket.socket, socket.socket]:

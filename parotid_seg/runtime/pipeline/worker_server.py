@@ -71,6 +71,7 @@ def _forked(connection: socket.socket, end: int) -> int:
 
 
 def _status(process: int) -> int:
-    """The exit status of a process, or `RUNNING`; once it is told, the number may be another process's."""
+    """The exit status of a process, or `RUNNING`. To be asked once after its end: the system may give its number to
+    another process."""
     pid, status = os.waitpid(process, os.WNOHANG)
     return os.waitstatus_to_exitcode(status) if pid else RUNNING
