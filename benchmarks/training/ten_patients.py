@@ -2,9 +2,9 @@
 
     python benchmarks/training/ten_patients.py DATA --init RUNS/soft-continued/fold-0/best.pt --out FILE.json
 
-The initial model is one of `cross_validation.py`: made as the packaged model, but without the patients of a fold. Ten
-of these, drawn by a fixed seed, stand for a user's own (eight for training, two for validation); the others are locked
-as "test". They make these data sets:
+The initial model is one of `cross_validation.py`: made as the packaged model, but without the patients of a fold. Half
+of these are locked as "test"; of the other half each draw takes ten, who stand for a user's own (eight for training,
+two for validation). They make these data sets:
 
 - unlike: made unlike the initial model's training data: resampled to other voxels, sharpened and noisier, contours
   grown by 2 mm. There is something to learn.
@@ -58,7 +58,7 @@ OWN, OWN_VALIDATION = 10, 2
 SPACING_MM = (2.0, 2.0, 3.0)
 SHARPER, NOISE_HU = 0.7, 20.0
 """Weight of the difference to a smoothed image that is added, and standard deviation of the noise."""
-SCHEDULE = ("epochs", "images_per_patient", "learning_rate", "average_decay", "calm_epochs")
+SCHEDULE = ("epochs", "images_per_patient", "learning_rate", "average_decay", "initial_share", "calm_epochs")
 """Settings of the stage "segment" that are recorded."""
 
 
@@ -188,26 +188,35 @@ def summary(against: AgainstRecord) -> dict[str, Any]:
     }
 
 
+def own_patients(pool: Sequence[str], draw: int) -> list[str]:
+    """The patients of a draw. The first two draws have none in common."""
+    if (start := draw * OWN) + OWN <= len(pool):
+        return list(pool[start : start + OWN])
+    return [str(each) for each in np.random.default_rng(draw).permutation(pool)[:OWN]]
+
+
 def ten_patients(wanted: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """The record of all wanted sets and seeds, with all files in `work`."""
+    """The record of all wanted sets and draws, with all files in `work`."""
     unseen = sorted(json.loads(wanted.folds.read_text())[wanted.fold])
-    drawn = np.random.default_rng(0).permutation(unseen).tolist()
-    own, locked = drawn[:OWN], sorted(drawn[OWN:])
+    mixed = np.random.default_rng(0).permutation(unseen).tolist()
+    half = -(-len(mixed) // 2)
+    pool, locked = mixed[:half], sorted(mixed[half:])
     initial = DEFAULT_MODEL
     if wanted.init != PACKAGED and not (initial := work / "initial.onnx").exists():
         export(Path(wanted.init), initial, ExportOptions(verify=wanted.verify), report=print)
     results: dict[str, dict[str, Any]] = {}
-    for name in wanted.sets:
-        data = work / name / "data"
-        make_data(wanted.data, data, own, locked, SETS[name])
-        for seed in wanted.seeds:
-            folder = work / name / f"seed-{seed}"
+    for draw in wanted.draws:
+        own = own_patients(pool, draw)
+        for name in wanted.sets:
+            folder = work / name / f"draw-{draw}"
+            make_data(wanted.data, folder / "data", own, locked, SETS[name])
             if not (result := folder / "result.json").exists():
-                config = load_config("few", wanted.config, init=wanted.init, seed=seed)
-                write_text(json.dumps(decide(data, folder, config, initial, wanted.verify)), result)
-            results.setdefault(name, {})[f"seed {seed}"] = found = json.loads(result.read_text())
-            print(f"{name}, seed {seed}: {found['verdict']}. {found['advice']}", flush=True)
-    return {"initial_sha256": hash_file(initial), "own": own, "locked": locked, **results}
+                config = load_config("few", wanted.config, init=wanted.init, seed=draw)
+                write_text(json.dumps(decide(folder / "data", folder, config, initial, wanted.verify)), result)
+            found = {"own": own, **json.loads(result.read_text())}
+            results.setdefault(name, {})[f"draw {draw}"] = found
+            print(f"{name}, draw {draw}: {found['verdict']}. {found['advice']}", flush=True)
+    return {"initial_sha256": hash_file(initial), "locked": locked, **results}
 
 
 def main() -> None:
@@ -221,7 +230,9 @@ def main() -> None:
     parser.add_argument("--fold", type=int, default=0, help="which of --folds the initial model has not seen")
     parser.add_argument("--folds", type=Path, default=FOLDS, help="JSON, a list of lists of patients")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=["unlike", "ordinary"])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one training for each in each set")
+    parser.add_argument(
+        "--draws", nargs="+", type=int, default=[0], help="one training for each in each set; the number is its seed"
+    )
     parser.add_argument("--work", type=Path, help="folder for all files, also those of an earlier run")
     parser.add_argument("--config", type=Path, help="settings over those of --preset few")
     parser.add_argument("--verify", type=Path, help="scans for the export's proof; default: the example")

@@ -182,6 +182,9 @@ class SegmentConfig(Schedule):
         soft_share: share of the targets that comes from the soft labels in DATA/softTr, for patients who have them;
             the rest comes from their label maps. Only for the stage "segment".
         average_decay: of the moving average of the weights, which is validated and saved.
+        initial_share: the weights that are validated and saved are this x the initial weights + (1 - this) x the moving
+            average, so that less of what the initial model does is lost (Wortsman et al., CVPR 2022, arXiv 2109.01903);
+            not used if some initial weights are random.
         validate_every: epochs between validations on whole patients.
         calm_epochs: last epochs, in which augmentation is halved so that the model adapts to undistorted scans.
     """
@@ -194,6 +197,7 @@ class SegmentConfig(Schedule):
     images_per_patient: int = 0
     soft_share: float = 0.0
     average_decay: float = 0.997
+    initial_share: float = 0.0
     validate_every: int = 12
     calm_epochs: int = 12
 
@@ -201,7 +205,7 @@ class SegmentConfig(Schedule):
         super().__post_init__()
         _check(self, "validate_every", 1)
         _check(self, "images_per_patient border_mm calm_epochs", 0)
-        _check(self, "cross_entropy_share encoder_share gland_share border_share soft_share", 0, 1)
+        _check(self, "cross_entropy_share encoder_share gland_share border_share soft_share initial_share", 0, 1)
         _check(self, "average_decay", 0, SLOWEST_DECAY)
         if self.gland_share + self.border_share > 1:
             total = self.gland_share + self.border_share

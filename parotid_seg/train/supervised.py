@@ -159,6 +159,8 @@ class SegmentTrainer(Trainer):
         """Whether the initial model was written to `best.pt`."""
         self.whole_source = ""
         """The initial weights, if the source had all of them."""
+        self.initial: dict[str, Tensor] | None = None
+        """Weights of the initial model, if the schedule's `initial_share` of them is kept."""
 
     def begin(self) -> dict[str, float]:
         """See `Trainer`. A whole model as the start is the first `best.pt`, which a better epoch replaces."""
@@ -171,7 +173,7 @@ class SegmentTrainer(Trainer):
             return figures
         self.report("timing the validation on one patient")
         started = time.monotonic()
-        self._judge(self.validation[0])
+        self._judge(self.average, self.validation[0])
         self.validation_s = (time.monotonic() - started) * math.ceil(len(self.validation) / self.processes.count)
         self.end_early_s = self.validation_s
         return {}
@@ -184,11 +186,21 @@ class SegmentTrainer(Trainer):
         self.average.load_state_dict(self.net.state_dict())
         self.whole_source = "" if transfer.random else source
         self.tell(transfer)
+        if not self.schedule.initial_share:
+            return
+        if transfer.random:
+            self.report(
+                f"initial_share {self.schedule.initial_share:g} is not used: {len(transfer.random)} initial weights "
+                "are random"
+            )
+        else:
+            self.initial = copy.deepcopy(self.average.state_dict())
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """See `Trainer`."""
         super().restore(checkpoint)
-        self.average.load_state_dict(checkpoint.weights)
+        self.initial = checkpoint.progress.get("initial")
+        self.average.load_state_dict(checkpoint.progress.get("average", checkpoint.weights))
         self.best_dsc = float(checkpoint.progress["best_dsc"])
         self.best_epoch = int(checkpoint.progress.get("best_epoch", self.epochs_done))
         self.start_dsc, self.last_dsc = (
@@ -198,11 +210,19 @@ class SegmentTrainer(Trainer):
     def progress(self) -> dict[str, Any]:
         """See `Trainer`."""
         scores = {"best_dsc": self.best_dsc, "start_dsc": self.start_dsc, "last_dsc": self.last_dsc}
-        return {**super().progress(), **scores, "best_epoch": self.best_epoch}
+        apart = {"initial": self.initial, "average": self.average.state_dict()} if self.initial else {}
+        return {**super().progress(), **scores, "best_epoch": self.best_epoch, **apart}
 
     def weights(self) -> dict[str, Tensor]:
-        """The moving average."""
-        return self.average.state_dict()
+        """The moving average, or the mean of it and the initial weights."""
+        average = self.average.state_dict()
+        if not self.initial:
+            return average
+        share = self.schedule.initial_share
+        return {
+            name: value.lerp(self.initial[name].to(value), share) if value.is_floating_point() else value
+            for name, value in average.items()
+        }
 
     def batches(self, numbers: range) -> Iterable[Batch]:
         """See `Trainer`."""
@@ -268,7 +288,7 @@ class SegmentTrainer(Trainer):
         return self.config.init != SCRATCH and len(self.validation) < FEWEST_TO_CHOOSE
 
     def _validate(self, step: Progress) -> dict[str, float]:
-        """Validate the moving average of the weights; it becomes `best.pt` if none was better.
+        """Validate the `weights`; they become `best.pt` if none was better.
 
         Args:
             step: called before each patient.
@@ -277,10 +297,11 @@ class SegmentTrainer(Trainer):
         count = self.processes.count
         own_patients = self.validation[self.processes.rank :: count]
         what = "validating" if self.step else "validating the initial model"
-        own = []
+        net, own = copy.deepcopy(self.average), []
+        net.load_state_dict(self.weights())
         for number, patient in enumerate(own_patients):
             step(what, number, len(own_patients))
-            own.append(self._judge(patient))
+            own.append(self._judge(net, patient))
         judged = self.processes.collected(own)
         patients = [patient for rank in range(count) for patient in self.validation[rank::count]]
         scores = np.array([row for _, row in judged])
@@ -310,10 +331,10 @@ class SegmentTrainer(Trainer):
         initial = INITIAL if self.initial_kept or self.best_dsc >= 0 else ""
         return f"of epoch {self.best_epoch}" if self.best_epoch else initial
 
-    def _judge(self, patient: Patient) -> tuple[Mask, list[float]]:
+    def _judge(self, net: ParotidNet, patient: Patient) -> tuple[Mask, list[float]]:
         """The cleaned mask of a validation patient, and its DSC for each structure; NaN if the reference lacks the
         structure. Ignored voxels do not count."""
-        mask = segment_volume(self.average, patient.volume, patient.windows, self.config.grid, self.device)
+        mask = segment_volume(net, patient.volume, patient.windows, self.config.grid, self.device)
         mask = clean_labels(mask, self.data.labels)
         counted = mask if patient.ignored is None else np.where(patient.ignored, 0, mask)
         return mask, [

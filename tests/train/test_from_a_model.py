@@ -157,6 +157,38 @@ def test_a_long_stage_says_how_long_it_takes_and_is_not_changed_by_that(
         torch.testing.assert_close(weights[1][name], value, rtol=0, atol=0)
 
 
+def test_a_share_of_the_initial_weights_is_kept(
+    data: Path, config: TrainConfig, start: Callable[..., str], cache: Path, tmp_path: Path
+) -> None:
+    """The training is the same, and so is a resumed one; the weights that are saved lie between it and the start."""
+    source = start()
+    options: dict[str, Any] = {"device": "cpu", "cache": cache}
+
+    def with_share(initial_share: float) -> TrainConfig:
+        segment = dataclasses.replace(config.segment, epochs=2, initial_share=initial_share)
+        return dataclasses.replace(config, init=source, segment=segment)
+
+    assert train(with_share(0.0), data, tmp_path / "none", **options)
+    kept = with_share(0.25)
+    assert not train(kept, data, tmp_path / "kept", max_minutes=1e-6, **options)
+    assert load_checkpoint(tmp_path / "kept" / "last.pt").training["epochs"] == 1
+    assert train(kept, data, tmp_path / "kept", resume=True, **options)
+    initial, last, mean = (
+        load_checkpoint(path).weights
+        for path in (Path(source), tmp_path / "none" / "best.pt", tmp_path / "kept" / "best.pt")
+    )
+    for name, value in mean.items():
+        torch.testing.assert_close(value, last[name].lerp(initial[name], 0.25) if value.is_floating_point() else value)
+    said: list[str] = []
+    train(
+        dataclasses.replace(kept, transfer=("encoder",)),
+        data, tmp_path / "random", max_minutes=1e-6, report=said.append, **options,
+    )  # fmt: skip
+    (line,) = (line for line in said if line.startswith("initial_share"))
+    assert re.fullmatch(r"initial_share 0\.25 is not used: \d+ initial weights are random", line)
+    assert "initial" not in load_checkpoint(tmp_path / "random" / "last.pt").progress
+
+
 def test_where_nothing_is_better_the_start_is_the_best(
     balls: Path,
     config: TrainConfig,

@@ -83,7 +83,7 @@ def test_ignored_voxels_are_not_validated_on(trainer: SegmentTrainer, monkeypatc
     found[:FIRST_KNOWN, :, :25] = 1
     monkeypatch.setattr(supervised, "segment_volume", lambda *_: found)
     monkeypatch.setattr(supervised, "clean_labels", lambda mask, _: mask)
-    assert trainer._judge(patient)[1] == [1.0, 1.0]
+    assert trainer._judge(trainer.average, patient)[1] == [1.0, 1.0]
 
 
 def test_a_structure_that_the_reference_lacks_raises_no_validation_score(
@@ -94,7 +94,7 @@ def test_a_structure_that_the_reference_lacks_raises_no_validation_score(
         patient, labels=np.where(patient.labels == 1, 1, 0), shown_in=((), patient.shown_in[1], ())
     )
     monkeypatch.setattr(supervised, "segment_volume", lambda *_: np.zeros_like(patient.labels))
-    left, right = trainer._judge(left_only)[1]
+    left, right = trainer._judge(trainer.average, left_only)[1]
     assert left == 0
     assert math.isnan(right)
     trainer.validation = [left_only]
