@@ -4,7 +4,7 @@
     python benchmarks/cross_validation.py DATA benchmarks/recipes/soft.toml --runs DIR --folds 0
     python benchmarks/distil.py DATA --runs DIR --fold 0 --recipes present --score 0.5
 
-The ensemble is the compact networks of some recipes (`cross_validation.py`) and the 3-D network (`teacher.py`), all of
+The ensemble is the compact networks of some recipes (`cross_validation.py`) and 3-D networks (`teacher.py`), all of
 them trained on the same fold in the same folder DIR. Their mean scores on the fold's training patients and on the scans
 of DATA/imagesUn become DIR/softTr/fold-N/CASE_000L.nii.gz, as `parotid-seg train` reads them from a data set's softTr.
 No network of the ensemble has seen the held-out patients, and no soft labels are made of them. Scans with files are not
@@ -175,6 +175,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="folder of the trainings, and for soft labels")
     parser.add_argument("--fold", type=int, default=0, help="whose networks")
     parser.add_argument("--recipes", nargs="+", default=["present"], help="of the compact networks")
+    parser.add_argument("--teachers", nargs="+", default=[NAME], help="names of the 3-D networks")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the folds")
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL, help="finds the glands for the 3-D network")
     parser.add_argument("--score", type=float, metavar="LEAST", help="segment and score the held-out patients instead")
@@ -188,7 +189,9 @@ def main() -> None:
         path.name.removesuffix("_0000.nii.gz"): path for path in sorted((data / "imagesUn").glob("*_0000.nii.gz"))
     }
     locator = Locator(load_backend(arguments.model, "onnxruntime", threads=1))
-    networks: list[Compact | Teacher] = [Teacher(runs / NAME / fold / "last.pt", locator)]
+    networks: list[Compact | Teacher] = [
+        Teacher(runs / name / fold / "last.pt", locator) for name in arguments.teachers
+    ]
     networks += [Compact(runs / recipe / fold / "best.pt") for recipe in arguments.recipes]
     if arguments.score is not None:
         score_ensemble(networks, locator.contract.labels, data, arguments.fold, arguments.results, arguments.score)

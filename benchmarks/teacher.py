@@ -57,8 +57,7 @@ from parotid_seg.train.data.data_set import open_data_set
 from parotid_seg.train.network import mixed_precision
 from parotid_seg.train.torch_file import load_torch_file
 
-NAME = "teacher"
-SEED = 23
+NAME, SEED = "teacher", 23
 SAVE_EVERY_S, PRINT_EVERY = 240.0, 100
 CPU = torch.device("cpu")
 Centre = tuple[float, float, float]
@@ -76,6 +75,7 @@ class Settings:
         weight_decay: of AdamW.
         gradient_norm: larger gradients are clipped to this norm.
         average: share of the moving average of the weights that a step keeps.
+        seed: of the initial weights and of the order and the augmentation of the examples.
     """
 
     steps: int
@@ -85,6 +85,7 @@ class Settings:
     weight_decay: float = 0.01
     gradient_norm: float = 1.0
     average: float = 0.999
+    seed: int = SEED
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
@@ -103,7 +104,7 @@ class Training:
 
     def __init__(self, settings: Settings, regions: Sequence[Region], file: Path) -> None:
         self.settings, self.regions, self.file = settings, regions, file
-        torch.manual_seed(SEED)
+        torch.manual_seed(settings.seed)
         self.net = TeacherNet(2, teacher_net.WIDTHS).to(memory_format=torch.channels_last_3d)
         self.averaged = copy.deepcopy(self.net).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), weight_decay=settings.weight_decay)
@@ -173,8 +174,9 @@ class Training:
     def _example(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Example `index` of the whole training: every gland once before any comes again."""
         turn, place = divmod(index, len(self.regions))
-        order = np.random.default_rng([SEED, turn]).permutation(len(self.regions))
-        generator = torch.Generator().manual_seed(SEED + (index << 8))
+        seed = self.settings.seed
+        order = np.random.default_rng([seed, turn]).permutation(len(self.regions))
+        generator = torch.Generator().manual_seed(seed + (index << 8))
         return augmented(self.regions[order[place]], generator)
 
 
@@ -311,7 +313,7 @@ def settings_of(settings: Settings) -> dict[str, Any]:
         for name, value in vars(module).items()
         if name.isupper() and isinstance(value, int | float | tuple)
     }
-    together: dict[str, Any] = json.loads(json.dumps({**asdict(settings), **constants, "seed": SEED}))
+    together: dict[str, Any] = json.loads(json.dumps({**asdict(settings), **constants}))
     return together
 
 
@@ -331,26 +333,36 @@ def keep_settings(used: dict[str, Any], path: Path) -> None:
 def run_fold(
     fold: int, data: Path, settings: Settings, locator: Locator, runs: Path, results: Path, minutes: float
 ) -> bool:
-    """Train, or go on with, the network of a fold, and score it when it is done; False if the time was over before."""
-    held_out, rest = split_for(fold, data, results)
-    run = runs / NAME / f"fold-{fold}"
+    """Train, or go on with, the network of a fold, and score it when it is done; False if the time was over before.
+
+    Args:
+        fold: number of the fold.
+        data: data set in nnU-Net's raw layout.
+        settings: of the training.
+        locator: finds the glands of held-out patients.
+        runs: folder for the checkpoint and soft labels of this network.
+        results: folder for scores and masks of this network; the folds are in its parent.
+        minutes: stop then.
+    """
+    held_out, rest = split_for(fold, data, results.parent)
+    run = runs / f"fold-{fold}"
     run.mkdir(parents=True, exist_ok=True)
-    (results / NAME).mkdir(parents=True, exist_ok=True)
+    results.mkdir(parents=True, exist_ok=True)
     used = settings_of(settings)
     keep_settings(used, run / "settings.json")
     training = Training(settings, training_regions(data, rest, locator), run / "last.pt")
-    if not training.run(minutes, f"{NAME} fold {fold}"):
+    if not training.run(minutes, f"{runs.name} fold {fold}"):
         return False
     content = {
-        "recipe": NAME,
+        "recipe": runs.name,
         "settings": used,
         "fold": fold,
         "train_minutes": round(training.core_seconds / 60, 1),
         "training_loss": round(float(np.mean(training.losses[-1000:])), 5),
         **environment(),
-        "patients": finish_fold(training.averaged, locator, data, held_out, run / "soft", results / NAME / "masks"),
+        "patients": finish_fold(training.averaged, locator, data, held_out, run / "soft", results / "masks"),
     }
-    write_text(json.dumps(content, indent=1) + "\n", results / NAME / f"fold-{fold}.json")
+    write_text(json.dumps(content, indent=1) + "\n", results / f"fold-{fold}.json")
     return True
 
 
@@ -364,6 +376,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=13000, help="length of a training")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop then; the next call goes on")
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL, help="finds the glands of held-out patients")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--name", default=NAME, help="of the network's folders; another one for other settings")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     locator = Locator(load_backend(arguments.model, "onnxruntime", threads=1))
@@ -372,13 +386,14 @@ def main() -> None:
         parser.error(f"{arguments.model}: found the labels {contract.labels}, expected the data set's, {labels}")
     if len(contract.channels) != 1:
         parser.error(f"{arguments.model}: found {len(contract.channels)} channels, expected one")
+    runs, results = arguments.runs / arguments.name, arguments.results / arguments.name
+    settings = Settings(arguments.steps, seed=arguments.seed)
     end = time.monotonic() + 60 * arguments.minutes
     for fold in map(int, arguments.folds.split(",")):
-        if (arguments.results / NAME / f"fold-{fold}.json").exists():
+        if (results / f"fold-{fold}.json").exists():
             continue
         left = (end - time.monotonic()) / 60
-        settings = Settings(arguments.steps)
-        if not run_fold(fold, arguments.data, settings, locator, arguments.runs, arguments.results, left):
+        if not run_fold(fold, arguments.data, settings, locator, runs, results, left):
             return
 
 

@@ -154,9 +154,9 @@ def bright_places(prepared: Prepared, _: Ask) -> tuple[CroppedScan, Prediction]:
     return covered, Prediction(labels, {}, 0.0)
 
 
-def quick(steps: int) -> Settings:
+def quick(steps: int, seed: int) -> Settings:
     """Settings for a few steps."""
-    return Settings(steps, learning_rate=0.01, warmup_steps=3)
+    return Settings(steps, learning_rate=0.01, warmup_steps=3, seed=seed)
 
 
 def test_a_fold_is_trained_scored_and_told_and_teaches(
