@@ -71,7 +71,9 @@ def make_fold_data(
     write_text(json.dumps({"train": list(train), "validation": list(held_out)}), folder / "splits.json")
 
 
-def train_fold(recipe: Path, data: Path, fold: int, runs: Path, results: Path, minutes: float = math.inf) -> bool:
+def train_fold(
+    recipe: Path, data: Path, fold: int, runs: Path, results: Path, soft: str = SOFT_FOLDER, minutes: float = math.inf
+) -> bool:
     """Train, or go on with, the model of one fold, and score it when it is done.
 
     Args:
@@ -80,6 +82,7 @@ def train_fold(recipe: Path, data: Path, fold: int, runs: Path, results: Path, m
         fold: which patients are held out.
         runs: folder for checkpoints and decoded scans.
         results: folder for folds, scores and masks.
+        soft: folder in `runs` with each fold's soft labels, for a recipe with `soft_share`.
         minutes: stop after the first epoch that ends later.
 
     Returns:
@@ -97,8 +100,8 @@ def train_fold(recipe: Path, data: Path, fold: int, runs: Path, results: Path, m
     config = load_config("compact", recipe)
     if (earlier_run := runs / config.init / f"fold-{fold}" / "best.pt").exists():
         config = dataclasses.replace(config, init=str(earlier_run))
-    soft = runs / SOFT_FOLDER / f"fold-{fold}" if config.segment.soft_share else None
-    make_fold_data(data, run / "data", held_out, rest, soft)
+    soft_labels = runs / soft / f"fold-{fold}" if config.segment.soft_share else None
+    make_fold_data(data, run / "data", held_out, rest, soft_labels)
     config = dataclasses.replace(  # validated once, at the end; last.pt is scored, whatever best.pt is
         config, segment=dataclasses.replace(config.segment, validate_every=config.segment.epochs)
     )
@@ -247,6 +250,7 @@ def main() -> None:
     parser.add_argument("recipes", type=Path, nargs="*", metavar="RECIPE.toml")
     parser.add_argument("--runs", type=Path, help="folder for checkpoints and decoded scans")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for folds, scores and masks")
+    parser.add_argument("--soft", default=SOFT_FOLDER, help="folder in RUNS with the soft labels of `distil.py`")
     parser.add_argument("--folds", default="0,1,2,3,4", help="which folds, in the order of their turn")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop then; the next call goes on")
     parser.add_argument("--report", action="store_true", help="print the tables of what is finished")
@@ -263,7 +267,7 @@ def main() -> None:
             if (arguments.results / recipe.stem / f"fold-{fold}.json").exists():
                 continue
             left = (end - time.monotonic()) / 60
-            if not train_fold(recipe, arguments.data, fold, arguments.runs, arguments.results, left):
+            if not train_fold(recipe, arguments.data, fold, arguments.runs, arguments.results, arguments.soft, left):
                 return
 
 

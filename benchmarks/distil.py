@@ -106,8 +106,16 @@ def write_soft_labels(scores: Scores, scan: NiftiScan, folder: Path, name: str) 
         write_mask(levels, scan, folder / f"{name}_{value:04d}.nii.gz")
 
 
+def shifted(scores: Scores, least: float) -> Scores:
+    """Scores (structures, ...) in which `least` has become 0.5, all shares by the same shift of their logits against
+    the background's, so that a network that learns them draws what the ensemble draws above `least`."""
+    background, structures = (1 - scores.sum(axis=0)) * least, scores * (1 - least)
+    shares: Scores = (structures / (background + structures.sum(axis=0))).astype(np.float32)
+    return shares
+
+
 def make_soft_labels(
-    networks: Sequence[Compact | Teacher], scans: Mapping[str, Path], folder: Path, minutes: float
+    networks: Sequence[Compact | Teacher], scans: Mapping[str, Path], folder: Path, least: float, minutes: float
 ) -> bool:
     """Write the soft labels that are missing.
 
@@ -115,6 +123,7 @@ def make_soft_labels(
         networks: the ensemble.
         scans: files by case.
         folder: for the soft labels.
+        least: mean score that becomes 0.5.
         minutes: stop then.
 
     Returns:
@@ -132,13 +141,13 @@ def make_soft_labels(
         if len(complete) < len(found):
             print(f"{name}: a gland was not found, so there are no soft labels", flush=True)
             continue
-        write_soft_labels(np.mean(complete, axis=0, dtype=np.float32), scan, folder, name)
+        write_soft_labels(shifted(np.mean(complete, axis=0, dtype=np.float32), least), scan, folder, name)
         print(f"{name}: {number} of {len(scans)}, {time.monotonic() - started:.0f} s", flush=True)
     return True
 
 
 def score_ensemble(
-    networks: Sequence[Compact | Teacher], labels: Sequence[str], data: Path, fold: int, results: Path, least: float
+    networks: Sequence[Compact | Teacher], labels: Sequence[str], data: Path, fold: int, recipe: Path, least: float
 ) -> None:
     """Segment the held-out patients of a fold, and write scores and masks.
 
@@ -147,11 +156,10 @@ def score_ensemble(
         labels: of the masks.
         data: data set in nnU-Net's raw layout.
         fold: whose held-out patients.
-        results: folder of all recipes' results.
+        recipe: folder of the ensemble's results, beside those of all recipes.
         least: mean score above which a voxel belongs to a gland.
     """
-    held_out, _ = split_for(fold, data, results)
-    recipe = results / f"ensemble-{least:g}"
+    held_out, _ = split_for(fold, data, recipe.parent)
 
     def segment(_: str, scan: NiftiScan) -> Mask:
         found = [scores for network in networks if (scores := network.scores(scan)) is not None]
@@ -179,6 +187,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the folds")
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL, help="finds the glands for the 3-D network")
     parser.add_argument("--score", type=float, metavar="LEAST", help="segment and score the held-out patients instead")
+    parser.add_argument("--name", help="of the folder of soft labels (default: softTr) or scores (ensemble-LEAST)")
+    parser.add_argument("--least", type=float, default=0.5, help="mean score that becomes 0.5 in the soft labels")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop then; the next call goes on")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -194,11 +204,12 @@ def main() -> None:
     ]
     networks += [Compact(runs / recipe / fold / "best.pt") for recipe in arguments.recipes]
     if arguments.score is not None:
-        score_ensemble(networks, locator.contract.labels, data, arguments.fold, arguments.results, arguments.score)
+        recipe = arguments.results / (arguments.name or f"ensemble-{arguments.score:g}")
+        score_ensemble(networks, locator.contract.labels, data, arguments.fold, recipe, arguments.score)
         return
-    folder = runs / SOFT_FOLDER / fold
+    folder = runs / (arguments.name or SOFT_FOLDER) / fold
     make_folder(folder)
-    make_soft_labels(networks, scans, folder, arguments.minutes)
+    make_soft_labels(networks, scans, folder, arguments.least, arguments.minutes)
 
 
 if __name__ == "__main__":

@@ -154,6 +154,18 @@ def bright_places(prepared: Prepared, _: Ask) -> tuple[CroppedScan, Prediction]:
     return covered, Prediction(labels, {}, 0.0)
 
 
+def test_a_score_becomes_a_half_and_shares_stay_shares() -> None:
+    import distil
+
+    scores = np.array([[0.4, 0.2, 0.0, 1.0, 0.5], [0.0, 0.7, 0.0, 0.0, 0.5]], np.float32)
+    np.testing.assert_array_equal(distil.shifted(scores, 0.5), scores)
+    found = distil.shifted(scores, 0.4)
+    np.testing.assert_allclose(found[:, 0], [0.5, 0.0])
+    np.testing.assert_array_equal(found[:, 2:], scores[:, 2:])
+    assert (found[:, 1] > scores[:, 1]).all()
+    assert (found.sum(axis=0) <= 1 + 1e-6).all()
+
+
 def quick(steps: int, seed: int) -> Settings:
     """Settings for a few steps."""
     return Settings(steps, learning_rate=0.01, warmup_steps=3, seed=seed)
@@ -200,10 +212,14 @@ def test_a_fold_is_trained_scored_and_told_and_teaches(
     shares, _ = read_mask(tmp_path / "runs" / "softTr" / "fold-0" / f"{taught[0]}_0001.nii.gz", like=scan)
     assert shares[contours == 1].mean() > 3 * shares[contours != 1].mean()
     assert not run_script("distil.py", str(balls), *places, "--recipes", "hard", constants=constants)  # all are there
+    more = ["--name", "shifted", "--least", "0.3", "--recipes", "hard", "--teachers", "teacher", "teacher"]
+    run_script("distil.py", str(balls), *places, *more, constants=constants)
+    raised, _ = read_mask(tmp_path / "runs" / "shifted" / "fold-0" / f"{taught[0]}_0001.nii.gz", like=scan)
+    assert raised.mean() > shares.mean()
     run_script("distil.py", str(balls), *places, "--recipes", "hard", "--score", "0.4", constants=constants)
     scored = json.loads((tmp_path / "results" / "ensemble-0.4" / "fold-0.json").read_text())
     assert scored["settings"] == {"networks": ["teacher/fold-0", "hard/fold-0"], "least_score": 0.4}
     assert scored["patients"].keys() == set(held_out)
     assert "| ensemble-0.4 | 0 |" in run_script("cross_validation.py", "--report", *places[2:])
-    run_script("cross_validation.py", str(balls), str(recipes["soft"]), *places, "--folds", "0")
+    run_script("cross_validation.py", str(balls), str(recipes["soft"]), *places, "--soft", "shifted", "--folds", "0")
     assert json.loads((tmp_path / "results" / "soft" / "fold-0.json").read_text())["patients"].keys() == set(held_out)
