@@ -1,6 +1,6 @@
 """The geometry of a NIfTI file: compares sform, qform and pixdim, chooses one, and corrects axes to right angles.
 
-docs/runtime.md states the rules. A choice despite a contradiction is flagged; impossible geometry is an error.
+docs/scan-checks.md states the rules. A choice despite a contradiction is flagged; impossible geometry is an error.
 """
 
 from __future__ import annotations
