@@ -10,6 +10,17 @@ of DATA/imagesUn become DIR/softTr/fold-N/CASE_000L.nii.gz, as `parotid-seg trai
 No network of the ensemble has seen the held-out patients, and no soft labels are made of them. Scans with files are not
 computed again.
 
+With --unseen the soft labels of a patient are instead by the 3-D networks of the fold that holds him or her out, which
+had not seen the patient; those of imagesUn are by the networks of all folds:
+
+    python benchmarks/teacher.py DATA --runs DIR
+    python benchmarks/distil.py DATA --runs DIR --fold 0 --unseen --name softTr-unseen
+    python benchmarks/cross_validation.py DATA benchmarks/recipes/soft-unseen.toml --runs DIR --soft softTr-unseen \
+        --folds 0
+
+The networks of the other folds were trained on the held-out patients of --fold, whose contours so have an influence on
+other patients' soft labels.
+
 With --score, the ensemble segments the held-out patients instead: a voxel belongs to a gland if its mean score is above
 the given one. The DSC and the masks lie where `cross_validation.py` puts those of a recipe, under the name "ensemble"
 with that score.
@@ -30,6 +41,7 @@ import numpy as np
 import torch
 from cross_validation import RESULTS, environment, score, split_for
 from numpy.typing import NDArray
+from stored_scores import read_scores
 from teacher import NAME, Locator, load_averaged, mask_of, scores_of
 
 from parotid_seg.files import make_folder, write_text
@@ -146,6 +158,24 @@ def make_soft_labels(
     return True
 
 
+def keep_unseen_scores(teachers: Sequence[Path], scans: Mapping[str, Path], folder: Path, least: float) -> None:
+    """Write the mean of the scores that 3-D networks left of scans that they had not seen as soft labels.
+
+    Args:
+        teachers: runs of `teacher.py`, each with its folds.
+        scans: files by case.
+        folder: for the soft labels.
+        least: mean score that becomes 0.5.
+    """
+    for name, path in scans.items():
+        files = [file for teacher in teachers for file in sorted(teacher.glob(f"fold-*/soft/{name}.npz"))]
+        if not files:
+            print(f"{name}: no network has scored it, so there are no soft labels", flush=True)
+            continue
+        scores: Scores = np.mean([read_scores(file) for file in files], axis=0, dtype=np.float32)
+        write_soft_labels(shifted(scores, least), read_nifti(path), folder, name)
+
+
 def score_ensemble(
     networks: Sequence[Compact | Teacher], labels: Sequence[str], data: Path, fold: int, recipe: Path, least: float
 ) -> None:
@@ -189,6 +219,7 @@ def main() -> None:
     parser.add_argument("--score", type=float, metavar="LEAST", help="segment and score the held-out patients instead")
     parser.add_argument("--name", help="of the folder of soft labels (default: softTr) or scores (ensemble-LEAST)")
     parser.add_argument("--least", type=float, default=0.5, help="mean score that becomes 0.5 in the soft labels")
+    parser.add_argument("--unseen", action="store_true", help="soft labels by networks that had not seen the patient")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop then; the next call goes on")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -198,6 +229,11 @@ def main() -> None:
     scans |= {
         path.name.removesuffix("_0000.nii.gz"): path for path in sorted((data / "imagesUn").glob("*_0000.nii.gz"))
     }
+    folder = runs / (arguments.name or SOFT_FOLDER) / fold
+    if arguments.unseen:
+        make_folder(folder)
+        keep_unseen_scores([runs / name for name in arguments.teachers], scans, folder, arguments.least)
+        return
     locator = Locator(load_backend(arguments.model, "onnxruntime", threads=1))
     networks: list[Compact | Teacher] = [
         Teacher(runs / name / fold / "last.pt", locator) for name in arguments.teachers
@@ -207,7 +243,6 @@ def main() -> None:
         recipe = arguments.results / (arguments.name or f"ensemble-{arguments.score:g}")
         score_ensemble(networks, locator.contract.labels, data, arguments.fold, recipe, arguments.score)
         return
-    folder = runs / (arguments.name or SOFT_FOLDER) / fold
     make_folder(folder)
     make_soft_labels(networks, scans, folder, arguments.least, arguments.minutes)
 

@@ -12,16 +12,13 @@ moving average of the weights at the end of the schedule, so nothing is chosen o
 where they were cut.
 
 Scores and masks lie where `cross_validation.py` puts those of a recipe named "teacher". RUNS/teacher/fold-N/soft has
-the scores of the held-out and of the unlabelled patients, to train other networks on: NAME.npz with `scores`, a byte
-each (255 is 1) for every gland and voxel of the part of the scan (canonical order: superior, posterior, left) that
-begins at `corner`; they are 0 elsewhere in the scan, which has the sizes `shape`.
+the scores of the held-out and of the unlabelled patients (`stored_scores.py`), to train other networks on.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import io
 import itertools
 import json
 import math
@@ -39,11 +36,12 @@ import teacher_views
 import torch
 from cross_validation import RESULTS, environment, score, split_for
 from numpy.typing import NDArray
+from stored_scores import write_scores
 from teacher_net import TeacherNet, loss_of
 from teacher_views import SPACING_MM, Region, augmented, grid_mm, region_of, scores_back, seen
 
 from parotid_seg.errors import InputError
-from parotid_seg.files import atomic_write, write_bytes, write_text
+from parotid_seg.files import atomic_write, write_text
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.load import load_backend
@@ -259,21 +257,6 @@ def mask_of(scores: NDArray[np.float32], least: float = 0.5) -> Mask:
     return np.where(scores.max(axis=0) > least, 1 + scores.argmax(axis=0), 0).astype(np.uint8)
 
 
-def write_soft(scores: NDArray[np.float32], path: Path) -> None:
-    """Write scores (glands, D, H, W) as bytes; see the module's text."""
-    levels = (255 * scores).round().astype(np.uint8)
-    (box,) = label_boxes((levels.max(axis=0) > 0).astype(np.uint8), 1)
-    part = box or (slice(0, 0),) * 3
-    packed = io.BytesIO()
-    np.savez_compressed(
-        packed,
-        scores=levels[(slice(None), *part)],
-        corner=np.array([side.start for side in part]),
-        shape=np.array(scores.shape[1:]),
-    )
-    write_bytes(packed.getvalue(), path)
-
-
 def finish_fold(
     net: TeacherNet, locator: Locator, data: Path, held_out: Sequence[str], folder: Path, masks: Path
 ) -> dict[str, Any]:
@@ -296,7 +279,7 @@ def finish_fold(
         if None in centres:
             print(f"{name}: a gland was not found, so there are no soft labels", flush=True)
         else:
-            write_soft(scores, folder / f"{name}.npz")
+            write_scores(scores, folder / f"{name}.npz")
         return mask_of(scores)
 
     scored = score(segment, locator.contract.labels, data, held_out, masks)

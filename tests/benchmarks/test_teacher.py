@@ -11,6 +11,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import stored_scores
 import teacher
 from teacher import Settings, Training, centres_in, keep_settings, scores_of
 from teacher_net import TeacherNet, loss_of
@@ -216,6 +217,14 @@ def test_a_fold_is_trained_scored_and_told_and_teaches(
     run_script("distil.py", str(balls), *places, *more, constants=constants)
     raised, _ = read_mask(tmp_path / "runs" / "shifted" / "fold-0" / f"{taught[0]}_0001.nii.gz", like=scan)
     assert raised.mean() > shares.mean()
+    folds = json.loads((tmp_path / "results" / "folds.json").read_text())
+    unseen = run_script("distil.py", str(balls), *places, "--unseen", "--name", "unseen", "--fold", "1")
+    without = {name for fold in folds[2:] for name in fold}
+    assert {line.split(":")[0] for line in unseen.splitlines()} == without, "the networks of these folds are missing"
+    scan = read_nifti(balls / "imagesTr" / f"{held_out[0]}_0000.nii.gz")
+    stored, _ = read_mask(tmp_path / "runs" / "unseen" / "fold-1" / f"{held_out[0]}_0002.nii.gz", like=scan)
+    scores = stored_scores.read_scores(tmp_path / "runs" / "teacher" / "fold-0" / "soft" / f"{held_out[0]}.npz")
+    np.testing.assert_allclose(stored / 255, scores[1], atol=1 / 255)
     run_script("distil.py", str(balls), *places, "--recipes", "hard", "--score", "0.4", constants=constants)
     scored = json.loads((tmp_path / "results" / "ensemble-0.4" / "fold-0.json").read_text())
     assert scored["settings"] == {"networks": ["teacher/fold-0", "hard/fold-0"], "least_score": 0.4}
