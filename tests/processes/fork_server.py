@@ -52,12 +52,10 @@ class Child:
     def poll(self, timeout: float | None = 0.0) -> int | None:
         """The exit status, minus the signal that ended it; None as long as it runs."""
         if self.returncode is None:
-            with contextlib.suppress(OSError):  # another thread has closed it
-                select.select([self._status], [], [], timeout)
+            select.select([self._status], [], [], timeout)
         with self._lock:
             if self.returncode is None and select.select([self._status], [], [], 0)[0]:
                 self.returncode = ANSWER.unpack(os.read(self._status, ANSWER.size))[0]
-                os.close(self._status)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -74,8 +72,7 @@ class Child:
                 os.kill(self.pid, number)
 
     def __del__(self) -> None:
-        if self.returncode is None:
-            os.close(self._status)
+        os.close(self._status)  # not before: another thread may wait for it
 
     def kill(self) -> None:
         """End it at once, if it still runs."""

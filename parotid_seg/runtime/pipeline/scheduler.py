@@ -120,7 +120,8 @@ class Pipeline:
         """Run the cases; they finish in any order.
 
         A case whose worker dies or hangs is tried once more, alone, and fails if that happens again. If a resource of
-        the machine is exhausted, such as open files, a case is postponed, and fails after some time.
+        the machine is exhausted, such as open files, or the process that starts workers has ended, a case is postponed,
+        and fails after some time.
 
         Raises:
             OutputError: if results cannot be written.
@@ -140,7 +141,7 @@ class Pipeline:
     def _hand_out(self, waiting: deque[CaseRequest]) -> Iterator[CaseResult]:
         """Give cases to idle workers, as far as memory allows; yields those postponed too often."""
         while waiting or self._again:
-            idle = next((worker for worker, attempt in self._at_work.items() if attempt is None), None)
+            idle = self._idle_worker()
             if idle is None and len(self._at_work) >= self._wanted:
                 return
             attempt = self._again[0] if not waiting else _Attempt(waiting[0])
@@ -160,6 +161,15 @@ class Pipeline:
             self._at_work[worker] = attempt
             log.info("%s: a worker reads its %d voxels", attempt.job.case.name, attempt.voxels)
             worker.give(attempt.job, attempt.voxels)
+
+    def _idle_worker(self) -> Worker | None:
+        """A worker without a case. Those that have ended are dropped: a case's own failures count, not theirs."""
+        for worker in [worker for worker, attempt in self._at_work.items() if attempt is None]:
+            if not worker.has_ended:
+                return worker
+            worker.kill()
+            del self._at_work[worker]
+        return None
 
     def _has_room(self, attempt: _Attempt) -> bool:
         """Whether a case can run beside those in work."""
@@ -209,8 +219,10 @@ class Pipeline:
         elif isinstance(event, OutputFailure):
             raise OutputError(event.message)
         else:
-            attempt = self._at_work.pop(worker)
-            if attempt and (event.invalid or attempt.deaths):
+            attempt = self._at_work.pop(worker, None)
+            if attempt and event.machine:
+                yield from self._put_off(attempt, event.reason)
+            elif attempt and (event.invalid or attempt.deaths):
                 tries = "" if event.invalid else ", tried twice"
                 yield CaseResult("failed", failed(attempt.job.case, f"set aside{tries}: {event.reason}"))
             elif attempt:

@@ -33,10 +33,12 @@ class WorkerDied:
     Attributes:
         reason: why.
         invalid: whether it was ended because of an answer that is not valid; its case is not tried again then.
+        machine: whether its case has nothing to do with it: the process that starts workers has ended.
     """
 
     reason: str
     invalid: bool = False
+    machine: bool = False
 
 
 Event = tuple["Worker", CroppedScan | CaseResult | PutOff | OutputFailure | WorkerDied]
@@ -96,6 +98,16 @@ class Worker:
         """Send the requested labels to the worker, or the reason why there are none."""
         self._say(answer)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether an idle worker's process has ended."""
+        try:
+            return not self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def kill(self, reason: str = "") -> None:
         """End the process at once; its `WorkerDied` will give this reason."""
         self._killed_for = reason
@@ -106,7 +118,6 @@ class Worker:
 
     def wait(self) -> None:
         """Wait until the process is gone, its connection is closed and its thread has ended."""
-        self._process.wait()
         self._thread.join()
 
     def _say(self, request: _Request) -> None:
@@ -136,11 +147,16 @@ class Worker:
             traceback.print_exc()
             invalid = f"unexpected {type(error).__name__} while handling its process' answer"
         self._process.kill()
-        status = self._process.wait()
+        machine = False
+        try:
+            reason = cause(self._process.wait())
+        except MachineError as error:
+            reason, machine = error.reason, not (self._killed_for or invalid)
         for each in (requests, answers, self._connection):
             with contextlib.suppress(OSError):
                 each.close()
-        self._events.put((self, WorkerDied(self._killed_for or invalid or cause(status), invalid=bool(invalid))))
+        died = WorkerDied(self._killed_for or invalid or reason, invalid=bool(invalid), machine=machine)
+        self._events.put((self, died))
 
     def _question_of(self, request: _Request) -> Asked:
         assert self._work is not None
@@ -180,6 +196,8 @@ class WorkerPool:
         Raises:
             MachineError: if the machine has no room for another process.
         """
+        while self._spare and self._spare[-1].has_ended:
+            self._spare.pop()
         worker = self._spare.pop() if self._spare else self._add()
         worker.begin(work)
         return worker
@@ -200,7 +218,7 @@ class WorkerPool:
         """End all processes, whatever they are doing."""
         for worker in self._all:
             worker.kill()
-        for worker in self._all:
-            worker.wait()
         if self._starter:
             self._starter.close()
+        for worker in self._all:
+            worker.wait()

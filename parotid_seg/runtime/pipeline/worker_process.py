@@ -5,20 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from parotid_seg.errors import EXHAUSTED, MachineError
-from parotid_seg.runtime.pipeline.protocol.worker_forks import ANSWER, END, FORK, REQUEST, RUNNING, STATUS
-from parotid_seg.runtime.pipeline.protocol.worker_stdio import KILL, command_of
+from parotid_seg.runtime.pipeline.protocol.worker_stdio import KILL, WAIT_S, cause, command_of
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """Environment of a worker: one thread for its small matrix products, because the engine needs the cores."""
@@ -32,8 +29,6 @@ of smaller ones, which take longer to get than to fill; and NumPy's arrays take 
 the greater part of a mask is never written."""
 FORKS = sys.platform == "linux"
 """Whether workers are forked. Elsewhere each starts Python and imports everything, which takes 0.4 s of CPU time."""
-WAIT_S = 0.002
-"""Seconds between questions whether a process has ended."""
 
 
 class Process(Protocol):
@@ -53,7 +48,11 @@ class Process(Protocol):
         """End it at once."""
 
     def wait(self) -> int:
-        """Wait for its end; returns `returncode`."""
+        """Wait for its end, after `kill`; returns `returncode`.
+
+        Raises:
+            MachineError: if it was not forked, or has ended with the process that forked it.
+        """
 
 
 class WorkerProcess:
@@ -72,7 +71,8 @@ class WorkerProcess:
     def close(self) -> None:
         """End the process, wait for that, and close the connection."""
         self.process.kill()
-        self.process.wait()
+        with contextlib.suppress(MachineError):
+            self.process.wait()
         self.connection.close()
 
 
@@ -99,26 +99,20 @@ class WorkerStarter:
         if not FORKS:
             spare, self._spare = self._spare, None
             return WorkerProcess(*(spare or _started("parotid_seg.runtime.pipeline.worker")))
-        connection, worker_end = _connection(socket.SOCK_STREAM)
-        with worker_end:
-            try:
-                forked = self._server.fork(worker_end.fileno()) if self._server else None
-                if forked is None:
-                    if self._server:
-                        self._server.close()
-                    self._server = _Server()
-                    forked = self._server.first(worker_end.fileno())
-                return WorkerProcess(forked, connection)
-            except BaseException:
-                connection.close()
-                raise
+        worker = self._server.fork() if self._server else None
+        while worker is None:
+            self.close()
+            self._server = _Server()
+            worker = self._server.fork()
+        return worker
 
     def close(self) -> None:
-        """End the processes that no worker has; those that `start` gave are to be closed before."""
+        """End the processes that no worker has, and those that were forked."""
         if self._spare:
             WorkerProcess(*self._spare).close()
         if self._server:
             self._server.close()
+        self._server, self._spare = None, None
 
 
 class _Server:
@@ -126,56 +120,39 @@ class _Server:
 
     def __init__(self) -> None:
         self._process, self._connection = _started("parotid_seg.runtime.pipeline.worker_server", socket.SOCK_SEQPACKET)
-        self._numbers = itertools.count()
-        self._answers: dict[int, int] = {}
-        self._reading = threading.Lock()
+        self._first = True
 
-    def fork(self, end: int) -> _Forked | None:
-        """A worker with a descriptor as standard input and output; None if the server has ended. The first is not
-        waited for.
+    def fork(self) -> WorkerProcess | None:
+        """A worker; None if the server has ended. The first is not waited for, because the server imports before it.
 
         Raises:
             MachineError: if the machine has no room for another process.
         """
-        forked = self.first(end)
-        if forked.number and forked.pid < 0:
-            raise _of_machine(OSError(-forked.pid, os.strerror(-forked.pid)))
-        return None if forked.number and not forked.pid else forked
+        forked, connection = self._asked()
+        first, self._first = self._first, False
+        if first or forked.pid > 0:
+            return WorkerProcess(forked, connection)
+        forked.close()
+        connection.close()
+        forked.check()
+        return None
 
-    def first(self, end: int) -> _Forked:
-        """The same without waiting for the fork.
-
-        Raises:
-            MachineError: if the machine has no room for another descriptor.
-        """
-        number = next(self._numbers)
-        try:
-            socket.send_fds(self._connection, [REQUEST.pack(FORK, number, 0)], [end])
-        except OSError as error:
-            if error.errno in EXHAUSTED:
-                raise MachineError.of(error) from error
-        return _Forked(self, number)
-
-    def ask(self, what: int, worker: int) -> int:
-        """Ask for something about a worker. Returns the number of the answer."""
-        number = next(self._numbers)
-        with contextlib.suppress(OSError):  # the server has ended, and its answer will be None
-            self._connection.send(REQUEST.pack(what, number, worker))
-        return number
-
-    def answer(self, number: int) -> int | None:
-        """Wait for an answer; None if the server has ended."""
-        with self._reading:
-            while number not in self._answers:
-                try:
-                    content = self._connection.recv(ANSWER.size)
-                except OSError:
-                    content = b""
-                if not content:
-                    return None
-                told, value = ANSWER.unpack(content)
-                self._answers[told] = value
-            return self._answers.pop(number)
+    def _asked(self) -> tuple[_Forked, socket.socket]:
+        """A worker that the server is asked for, and the connection to it."""
+        with contextlib.ExitStack() as kept, contextlib.ExitStack() as given:
+            connection, end = _connection(socket.SOCK_STREAM)
+            kept.enter_context(connection)
+            given.enter_context(end)
+            line, its_end = _connection(socket.SOCK_SEQPACKET)
+            kept.enter_context(line)
+            given.enter_context(its_end)
+            try:
+                socket.send_fds(self._connection, [b"+"], [end.fileno(), its_end.fileno()])
+            except OSError as error:
+                if error.errno in EXHAUSTED:
+                    raise MachineError.of(error) from error  # else the server has ended, and so has the line
+            kept.pop_all()
+            return _Forked(line, self._process), connection
 
     def close(self) -> None:
         """End it, and with it all processes that it has forked."""
@@ -185,33 +162,58 @@ class _Server:
 
 
 class _Forked:
-    """A process that the server forks; see `Process`."""
+    """A process that the server forks; see `Process`.
 
-    def __init__(self, server: _Server, number: int) -> None:
+    Args:
+        line: where the server tells its number, or minus the system's error, and later its exit status; it ends the
+            process when the line is shut down.
+        server: the server.
+    """
+
+    def __init__(self, line: socket.socket, server: subprocess.Popen[bytes]) -> None:
         self.returncode: int | None = None
-        self._server, self.number = server, number
+        self._line, self._server = line, server
 
     @functools.cached_property
     def pid(self) -> int:
         """Its number in the system; 0 if the server has ended, and minus the system's error if it was not forked."""
-        return self._server.answer(self.number) or 0
+        return self._told() or 0
 
     def kill(self) -> None:
         """End it at once."""
-        self._server.ask(END, self.number)
+        with contextlib.suppress(OSError):  # it has been waited for
+            self._line.shutdown(socket.SHUT_WR)
 
     def wait(self) -> int:
-        """Wait for its end."""
-        while self.returncode is None:
-            status = self._server.answer(self._server.ask(STATUS, self.number))
-            if status == RUNNING:
-                time.sleep(WAIT_S)
-                continue
-            if status is None:  # the server has ended, and with it, a moment later, its workers
-                while self.pid > 0 and _runs(self.pid):
-                    time.sleep(WAIT_S)
+        """Wait for its end, after `kill`; see `Process`."""
+        if self.returncode is None:
+            status = self._told() if self.pid > 0 else None
+            self.close()
             self.returncode = -KILL if status is None else status
+            self.check()
+            if status is None:
+                self._server.kill()  # if it has not ended: it cannot be heard any more
+                why = cause(self._server.wait(), "the process that starts workers")
+                while self.pid and _runs(self.pid):  # the worker ends a moment after the server
+                    time.sleep(WAIT_S)
+                raise MachineError(why)
         return self.returncode
+
+    def close(self) -> None:
+        """Close the line, which ends the process."""
+        self._line.close()
+
+    def check(self) -> None:
+        """Raise MachineError if the system did not fork it."""
+        if self.pid < 0:
+            raise MachineError.of(OSError(-self.pid, os.strerror(-self.pid)))
+
+    def _told(self) -> int | None:
+        """The next number that the server tells; None if it has ended."""
+        try:
+            return int(self._line.recv(32))
+        except (OSError, ValueError):
+            return None
 
 
 def _runs(process: int) -> bool:

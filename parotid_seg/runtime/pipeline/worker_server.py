@@ -3,15 +3,15 @@ here once; the process has a single thread, so that it can be forked safely."""
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import os
+import select
 import signal
 import socket
 import sys
 
 from parotid_seg.runtime.pipeline import worker
-from parotid_seg.runtime.pipeline.protocol.worker_forks import ANSWER, END, FORK, REQUEST, RUNNING, STATUS
-from parotid_seg.runtime.pipeline.protocol.worker_stdio import KILL, end_with_parent
+from parotid_seg.runtime.pipeline.protocol.worker_stdio import WAIT_S, end_with_parent
 
 
 def main() -> None:
@@ -22,33 +22,47 @@ def main() -> None:
 
 
 def _is_worker(connection: socket.socket) -> bool:
-    """Answer requests until there are no more, and return False; in each forked process, return True."""
-    running: dict[int, int] = {}
-    ended: dict[int, int] = {}
+    """Fork workers until the connection is closed, and return False; in each forked process, return True.
+
+    A request has two descriptors: the worker's standard input and output, and a line. On the line the worker's number
+    is sent, or minus the system's error. When the line is shut down, the worker is killed, and its exit status is sent.
+    """
+    running: dict[socket.socket, int] = {}
+    ending: dict[socket.socket, int] = {}
     while True:
-        content, ends, _, _ = socket.recv_fds(connection, REQUEST.size, 1)
-        if not content:
-            return False
-        what, number, of = REQUEST.unpack(content)
-        if what == FORK:
-            pid = _forked(connection, *ends) if ends else -errno.EMFILE  # no room for the descriptor
+        ready, _, _ = select.select([connection, *running], [], [], WAIT_S if ending else None)
+        for line in running.keys() & set(ready):
+            ending[line] = running.pop(line)
+            os.kill(ending[line], signal.SIGKILL)
+        for line, pid in list(ending.items()):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                _tell(line, os.waitstatus_to_exitcode(status))
+                del ending[line]
+                line.close()
+        if connection in ready:
+            content, ends, _, _ = socket.recv_fds(connection, 1, 2)
+            if not content:
+                return False
+            end, line = ends[0], socket.socket(fileno=ends[1])
+            pid = _forked(end)
             if not pid:
+                for each in (connection, line, *running, *ending):
+                    each.close()
                 return True
+            _tell(line, pid)
             if pid > 0:
-                running[number] = pid
+                running[line] = pid
             else:
-                ended[number] = -KILL
-            connection.send(ANSWER.pack(number, pid))
-        elif what == END and of in running:
-            os.kill(running[of], signal.SIGKILL)
-        elif what == STATUS:
-            if of in running and (status := _status(running[of])) != RUNNING:
-                del running[of]
-                ended[of] = status
-            connection.send(ANSWER.pack(number, ended.get(of, RUNNING)))
+                line.close()
 
 
-def _forked(connection: socket.socket, end: int) -> int:
+def _tell(line: socket.socket, number: int) -> None:
+    with contextlib.suppress(OSError):  # nobody wants to know
+        line.send(b"%d" % number)
+
+
+def _forked(end: int) -> int:
     """Fork a process with this descriptor as standard input and output.
 
     Returns:
@@ -60,7 +74,6 @@ def _forked(connection: socket.socket, end: int) -> int:
     except OSError as error:
         pid = -(error.errno or 1)
     if not pid:
-        connection.close()
         os.dup2(end, 0)
         os.dup2(end, 1)
         end_with_parent()
@@ -68,10 +81,3 @@ def _forked(connection: socket.socket, end: int) -> int:
             sys.exit()
     os.close(end)
     return pid
-
-
-def _status(process: int) -> int:
-    """The exit status of a process, or `RUNNING`. To be asked once after its end: the system may give its number to
-    another process."""
-    pid, status = os.waitpid(process, os.WNOHANG)
-    return os.waitstatus_to_exitcode(status) if pid else RUNNING

@@ -1,20 +1,29 @@
 """The processes of workers: forked by one that has imported what they need, or each started by itself."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from parotid_seg.errors import MachineError
-from parotid_seg.runtime.pipeline import worker_process, worker_server
+from parotid_seg.runtime.engines.base import ExecutionInfo
+from parotid_seg.runtime.pipeline import scheduler, worker_process, worker_server
 from parotid_seg.runtime.pipeline.discovery import Case
+from parotid_seg.runtime.pipeline.infer_options import InferOptions
+from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest
+from parotid_seg.runtime.pipeline.run import infer
+from parotid_seg.runtime.pipeline.scheduler import Limits, Pipeline
+from parotid_seg.runtime.pipeline.worker_pool import Worker, WorkerPool
 from parotid_seg.runtime.pipeline.worker_process import WorkerStarter
-from tests.runtime.pipeline.test_pipeline import Observed, check_masks, pid, run
+from parotid_seg.runtime.segmentation.batching import Batcher
+from tests.runtime.pipeline.test_pipeline import Observed, check_masks, pid, run, work
+from tests.runtime.segmentation.test_batches import Threshold
 
 pytestmark = pytest.mark.skipif(not worker_process.FORKS, reason="workers are forked on Linux only")
 
@@ -38,6 +47,14 @@ def gone(number: int) -> bool:
         return True
 
 
+def sockets(number: int) -> set[str]:
+    opened = set()
+    for each in Path(f"/proc/{number}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has been closed meanwhile
+            opened.add(str(each.readlink()))
+    return {name for name in opened if name.startswith("socket:")}
+
+
 def wait_until(ready: Any) -> None:
     end = time.monotonic() + 20
     while not ready():
@@ -50,25 +67,18 @@ def test_workers_are_forked_by_one_process_without_threads(starter: WorkerStarte
     parents = {status(process.pid)["PPid"] for process in (first, second)}
     assert parents == {str(starter._server._process.pid)}
     assert status(int(parents.pop()))["Threads"] == "1"
+    wait_until(lambda: len(sockets(second.pid)) == 1)  # its own, and none of the first
     for process in (first, second):
         process.kill()
         assert process.wait() == -signal.SIGKILL == process.returncode
         assert not Path(f"/proc/{process.pid}").exists()
 
 
-def test_two_threads_wait_for_the_same_worker(starter: WorkerStarter) -> None:
-    """That of the worker, and the one that ends the run."""
-    worker = starter.start().process
-    worker.kill()
-    assert worker.wait() == -signal.SIGKILL
-    worker.returncode = None
-    assert worker.wait() == -signal.SIGKILL
-    assert starter._server._process.poll() is None
-
-
 def test_a_worker_ends_when_its_connection_is_closed(starter: WorkerStarter) -> None:
     workers = [starter.start() for _ in range(2)]
     workers[0].connection.close()
+    wait_until(lambda: gone(workers[0].process.pid))
+    workers[0].process.kill()
     assert workers[0].process.wait() == 0
     assert not gone(workers[1].process.pid)
 
@@ -87,10 +97,12 @@ def test_workers_end_with_the_process_that_forked_them(starter: WorkerStarter) -
     number = worker.process.pid
     assert not gone(number)
     starter._server._process.kill()
-    wait_until(lambda: gone(number))
-    assert worker.process.wait() == -signal.SIGKILL
     worker.process.kill()
-    wait_until(lambda: starter._server._process.poll() is not None)
+    with pytest.raises(MachineError, match="the process that starts workers was killed"):
+        worker.process.wait()
+    assert gone(number)
+    worker.process.kill()
+    assert worker.process.wait() == -signal.SIGKILL
     another = starter.start()
     assert status(another.process.pid)["PPid"] == str(starter._server._process.pid)
 
@@ -107,7 +119,7 @@ def test_nothing_is_left_when_the_first_is_given_up_at_once() -> None:
 
 def test_a_process_that_cannot_be_forked(starter: WorkerStarter, monkeypatch: pytest.MonkeyPatch) -> None:
     starter.start()
-    monkeypatch.setattr(starter._server, "answer", lambda _: -11)
+    monkeypatch.setattr(worker_process._Forked, "_told", lambda _: -11)
     with pytest.raises(MachineError, match="Resource temporarily unavailable"):
         starter.start()
 
@@ -118,28 +130,91 @@ def test_the_server_tells_why_it_cannot_fork(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(os, "fork", fork)
     end = os.open(os.devnull, os.O_RDONLY)
-    assert worker_server._forked(None, end) == -11  # type: ignore[arg-type]
+    assert worker_server._forked(end) == -11
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(end)
 
 
-def test_a_run_goes_on_when_the_process_that_forks_is_killed(cases: list[Case], tmp_path: Path) -> None:
-    killed: list[int] = []
+def kill_server(worker: Any) -> int:
+    server = int(status(pid(worker))["PPid"])
+    assert b"python" in Path(f"/proc/{server}/cmdline").read_bytes()
+    os.kill(server, signal.SIGKILL)
+    wait_until(lambda: gone(server))
+    return server
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "PUT_OFF_S", (0.02, 0.02, 0.02))
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("scan", [1, 2, 3])
+def test_a_run_goes_on_when_the_process_that_forks_is_killed(
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scan: int
+) -> None:
+    """While workers read, write or are idle."""
+    seen: list[Any] = []
+    add = Batcher.add
+
+    def kill(self: Any, worker: Any, covered: Any) -> None:
+        seen.append(worker)
+        if len(seen) == scan:
+            kill_server(worker)
+        add(self, worker, covered)
+
+    monkeypatch.setattr(Batcher, "add", kill)
+    model: Any = Threshold()
+    model.model_sha256, model.ran, model.batch_size = "ab" * 32, ExecutionInfo("threshold", "cpu", "fp32"), 4
+    scans = [Path(str(each.scan[0])) for each in cases[:3]]
+    summary = infer(scans, tmp_path, lambda: model, InferOptions(workers=2, report=False))
+    assert len(seen) > 3
+    assert (summary.done, summary.failed) == (3, 0)
+    check_masks(tmp_path, cases[:3])
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_process_that_forks_and_is_killed_again_and_again(cases: list[Case], tmp_path: Path) -> None:
+    servers: list[int] = []
 
     def kill(worker: Any) -> None:
-        if not killed:
-            killed.append(int(status(pid(worker))["PPid"]))
-            os.kill(killed[0], signal.SIGKILL)
+        if worker.job.case.name == "s0":
+            servers.append(kill_server(worker))
 
-    finished = run(tmp_path, cases[:2], Observed(kill), pictures=False)
-    assert killed
-    assert {each.status for each in finished.values()} <= {"done", "failed"}, "a case may lose both of its tries"
-    failed = [case for case in cases[:2] if finished[case.name].status == "failed"]
-    again = run(tmp_path, failed, pictures=False)
-    assert {each.status for each in again.values()} <= {"done"}
-    for path in tmp_path.glob("**/.partial-*"):  # `infer` removes them when it begins
-        path.unlink()
-    check_masks(tmp_path, cases[:2])
+    finished = run(tmp_path, cases[:2], Observed(kill), Limits(1, 1e9), pictures=False)
+    assert len(set(servers)) == len(servers) == 1 + len(scheduler.PUT_OFF_S)
+    assert finished["s0"].status == "failed"
+    assert finished["s0"].machine
+    assert finished["s0"].entry.reason == (
+        "set aside, run it again: the process that starts workers was killed, perhaps for want of memory"
+    )
+    assert finished["s1"].status == "done"
+
+
+@pytest.mark.parametrize("end", [lambda worker: os.kill(pid(worker), signal.SIGKILL), kill_server])
+def test_an_idle_worker_that_has_ended_is_given_no_case(
+    cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: Callable[[Any], object]
+) -> None:
+    given: list[Worker] = []
+    give = Worker.give
+
+    def observed(worker: Worker, job: CaseRequest, voxels: int) -> None:
+        given.append(worker)
+        give(worker, job, voxels)
+
+    monkeypatch.setattr(Worker, "give", observed)
+    with WorkerPool() as pool:
+        pipeline = Pipeline(work(tmp_path, pictures=False), Observed(), Limits(1, 1e9), pool)
+        idle = pool._spare[0]
+        for case in cases[:2]:
+            number = pid(idle)
+            end(idle)
+            wait_until(lambda number=number: gone(number))
+            (finished,) = pipeline.run([CaseRequest(case, None)])
+            assert finished.status == "done"
+            (worker,) = given
+            assert worker is not idle
+            idle = given.pop()
 
 
 def test_where_nothing_is_forked_each_worker_is_a_program(

@@ -12,6 +12,8 @@ from typing import IO, Any
 
 KILL = 9
 """SIGKILL, a name that `signal` does not have on Windows."""
+WAIT_S = 0.002
+"""Seconds between questions whether a process has ended."""
 PR_SET_PDEATHSIG = 1
 """Option of Linux's prctl: the signal to get when the parent dies."""
 
@@ -56,10 +58,10 @@ def send(message: object, stream: IO[Any]) -> None:
     stream.flush()
 
 
-def cause(status: int) -> str:
+def cause(status: int, process: str = "its process") -> str:
     """Why a process ended, from its exit status."""
     if status == -KILL:
-        return "its process was killed, perhaps for want of memory"
+        return f"{process} was killed, perhaps for want of memory"
     if status < 0:
-        return f"its process was ended by {signal.Signals(-status).name}"
-    return f"its process ended with status {status}"
+        return f"{process} was ended by {signal.Signals(-status).name}"
+    return f"{process} ended with status {status}"
