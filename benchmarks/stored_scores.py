@@ -1,6 +1,6 @@
-"""Scores of a network in a file: NAME.npz with `scores`, a byte each (255 is 1) for every gland and voxel of the part of
-the scan (canonical order: superior, posterior, left) that begins at `corner`; they are 0 elsewhere in the scan, which has
-the sizes `shape`."""
+"""Scores of a network in a file: NAME.npz with `scores`, a byte each (255 is 1) for every gland and voxel of the part
+of the scan (canonical order: superior, posterior, left) that begins at `corner`; they are 0 elsewhere in the scan,
+which has the sizes `shape`."""
 
 from __future__ import annotations
 

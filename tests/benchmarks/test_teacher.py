@@ -172,63 +172,85 @@ def quick(steps: int, seed: int) -> Settings:
     return Settings(steps, learning_rate=0.01, warmup_steps=3, seed=seed)
 
 
-def test_a_fold_is_trained_scored_and_told_and_teaches(
-    balls: Path,  # noqa: F811
-    small_config: Path,  # noqa: F811
-    tmp_path: Path,
-) -> None:
-    words = [str(balls), "--folds", "0", "--steps", "30", "--runs", str(tmp_path / "runs")]
-    words += ["--results", str(tmp_path / "results")]
+@pytest.fixture(scope="module")
+def trained(balls: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:  # noqa: F811
+    """The folder with runs and results of a 3-D network on fold 0, and what its training printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    words = [str(balls), "--folds", "0", "--steps", "30", *places_in(folder)]
     constants = {**SMALL, "Settings": quick, "labels_of_scan": bright_places, "PRINT_EVERY": 10}
-    printed = run_script("teacher.py", *words, constants=constants)
+    return folder, run_script("teacher.py", *words, constants=constants)
+
+
+def places_in(folder: Path) -> list[str]:
+    return ["--runs", str(folder / "runs"), "--results", str(folder / "results")]
+
+
+def test_a_fold_is_trained_scored_and_told(trained: tuple[Path, str]) -> None:
+    folder, printed = trained
     assert "teacher fold 0: step 30 of 30, loss" in printed
-    result = json.loads((tmp_path / "results" / "teacher" / "fold-0.json").read_text())
-    held_out = json.loads((tmp_path / "results" / "folds.json").read_text())[0]
+    result = json.loads((folder / "results" / "teacher" / "fold-0.json").read_text())
+    held_out = json.loads((folder / "results" / "folds.json").read_text())[0]
     assert sorted(result["patients"]) == held_out
     assert result["settings"]["shape"] == [24, 24, 24]
     for name in held_out:
         assert min(gland["dsc"] for gland in result["patients"][name].values()) > 0.7
-        with np.load(tmp_path / "runs" / "teacher" / "fold-0" / "soft" / f"{name}.npz") as soft:
+        with np.load(folder / "runs" / "teacher" / "fold-0" / "soft" / f"{name}.npz") as soft:
             (_, *sizes), corner, shape = soft["scores"].shape, soft["corner"], soft["shape"]
             assert soft["scores"].max() > 128
             assert (corner + sizes <= shape).all()
-    table = run_script("cross_validation.py", "--report", "--results", str(tmp_path / "results"))
+    table = run_script("cross_validation.py", "--report", "--results", str(folder / "results"))
     assert f"| teacher | 0 | {len(held_out)} |" in table
 
-    # The ensemble with a compact network; then a compact network that learns from its soft labels.
+
+def test_scores_of_patients_that_a_network_had_not_seen_become_soft_labels(
+    balls: Path,  # noqa: F811
+    trained: tuple[Path, str],
+) -> None:
+    folder, _ = trained
+    folds = json.loads((folder / "results" / "folds.json").read_text())
+    printed = run_script("distil.py", str(balls), *places_in(folder), "--unseen", "--name", "unseen", "--fold", "1")
+    without = {name for fold in folds[2:] for name in fold}
+    assert {line.split(":")[0] for line in printed.splitlines()} == without, "the networks of these folds are missing"
+    name = folds[0][0]
+    scan = read_nifti(balls / "imagesTr" / f"{name}_0000.nii.gz")
+    stored, _ = read_mask(folder / "runs" / "unseen" / "fold-1" / f"{name}_0002.nii.gz", like=scan)
+    scores = stored_scores.read_scores(folder / "runs" / "teacher" / "fold-0" / "soft" / f"{name}.npz")
+    np.testing.assert_allclose(stored / 255, scores[1], atol=1 / 255)
+
+
+def test_an_ensemble_teaches_a_compact_network(
+    balls: Path,  # noqa: F811
+    small_config: Path,  # noqa: F811
+    trained: tuple[Path, str],
+    tmp_path: Path,
+) -> None:
+    folder, _ = trained
+    places, runs, results = places_in(folder), folder / "runs", folder / "results"
+    held_out = json.loads((results / "folds.json").read_text())[0]
     recipes = {name: tmp_path / f"{name}.toml" for name in ("hard", "soft")}
     short = small_config.read_text().replace("epochs = 4", "epochs = 1")
     recipes["hard"].write_text(short)
     recipes["soft"].write_text(short.replace("[segment]", "[segment]\nsoft_share = 0.5"))
-    places = ["--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
     run_script("cross_validation.py", str(balls), str(recipes["hard"]), *places, "--folds", "0")
     constants = {**SMALL, "teacher.labels_of_scan": bright_places}
     printed = run_script("distil.py", str(balls), *places, "--fold", "0", "--recipes", "hard", constants=constants)
     taught = [f"p{index}" for index in range(6) if f"p{index}" not in held_out]
     assert f"{taught[-1]}: {len(taught)} of {len(taught)}, " in printed
-    written = {path.name for path in (tmp_path / "runs" / "softTr" / "fold-0").iterdir()}
+    written = {path.name for path in (runs / "softTr" / "fold-0").iterdir()}
     assert written == {f"{name}_000{value}.nii.gz" for name in taught for value in (1, 2)}
     scan = read_nifti(balls / "imagesTr" / f"{taught[0]}_0000.nii.gz")
     contours, _ = read_mask(balls / "labelsTr" / f"{taught[0]}.nii.gz")
-    shares, _ = read_mask(tmp_path / "runs" / "softTr" / "fold-0" / f"{taught[0]}_0001.nii.gz", like=scan)
+    shares, _ = read_mask(runs / "softTr" / "fold-0" / f"{taught[0]}_0001.nii.gz", like=scan)
     assert shares[contours == 1].mean() > 3 * shares[contours != 1].mean()
     assert not run_script("distil.py", str(balls), *places, "--recipes", "hard", constants=constants)  # all are there
     more = ["--name", "shifted", "--least", "0.3", "--recipes", "hard", "--teachers", "teacher", "teacher"]
     run_script("distil.py", str(balls), *places, *more, constants=constants)
-    raised, _ = read_mask(tmp_path / "runs" / "shifted" / "fold-0" / f"{taught[0]}_0001.nii.gz", like=scan)
+    raised, _ = read_mask(runs / "shifted" / "fold-0" / f"{taught[0]}_0001.nii.gz", like=scan)
     assert raised.mean() > shares.mean()
-    folds = json.loads((tmp_path / "results" / "folds.json").read_text())
-    unseen = run_script("distil.py", str(balls), *places, "--unseen", "--name", "unseen", "--fold", "1")
-    without = {name for fold in folds[2:] for name in fold}
-    assert {line.split(":")[0] for line in unseen.splitlines()} == without, "the networks of these folds are missing"
-    scan = read_nifti(balls / "imagesTr" / f"{held_out[0]}_0000.nii.gz")
-    stored, _ = read_mask(tmp_path / "runs" / "unseen" / "fold-1" / f"{held_out[0]}_0002.nii.gz", like=scan)
-    scores = stored_scores.read_scores(tmp_path / "runs" / "teacher" / "fold-0" / "soft" / f"{held_out[0]}.npz")
-    np.testing.assert_allclose(stored / 255, scores[1], atol=1 / 255)
     run_script("distil.py", str(balls), *places, "--recipes", "hard", "--score", "0.4", constants=constants)
-    scored = json.loads((tmp_path / "results" / "ensemble-0.4" / "fold-0.json").read_text())
+    scored = json.loads((results / "ensemble-0.4" / "fold-0.json").read_text())
     assert scored["settings"] == {"networks": ["teacher/fold-0", "hard/fold-0"], "least_score": 0.4}
     assert scored["patients"].keys() == set(held_out)
     assert "| ensemble-0.4 | 0 |" in run_script("cross_validation.py", "--report", *places[2:])
     run_script("cross_validation.py", str(balls), str(recipes["soft"]), *places, "--soft", "shifted", "--folds", "0")
-    assert json.loads((tmp_path / "results" / "soft" / "fold-0.json").read_text())["patients"].keys() == set(held_out)
+    assert json.loads((results / "soft" / "fold-0.json").read_text())["patients"].keys() == set(held_out)
