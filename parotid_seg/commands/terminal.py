@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from parotid_seg.files import visible
 from parotid_seg.scan.labels import from_the_right, plain_name
-from parotid_seg.wording import counted
+from parotid_seg.wording import counted, some_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -233,6 +233,9 @@ def print_commission(record: CommissionRecord, out: Path) -> None:
         say(record.drift.verdict)
         for fault in record.drift.faults:
             say(f"fault: {fault.text}")
+        for where, names in (("this run", record.drift.added), ("the earlier run", record.drift.gone)):
+            if names:
+                say(f"note: masks in {where} only: {some_of(names)}")
         for note in record.drift.notes:
             say(f"note: {note}")
     for text, _ in trained_on(record):

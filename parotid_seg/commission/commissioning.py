@@ -345,7 +345,7 @@ def _compared(chosen: Chosen, masks: Masks, evaluation: Evaluation) -> tuple[dic
         patient = chosen.patients[name]
         stored = read_mask(masks.path(name))[0]
         records[name] = _mask_record(masks.path(name).name, stored, patient, case)
-        mask, reference, _ = evaluation.labels.common(stored, read_mask(patient.reference)[0])
+        mask, reference, _ = evaluation.labels.scored(stored, read_mask(patient.reference)[0])
         signs[name] = signs_of(mask, reference, evaluation.labels.names)
     return records, faults_in(signs, "masks", "references")
 

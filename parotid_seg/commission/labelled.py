@@ -86,9 +86,12 @@ def choose(place: Path) -> Chosen:
     found: dict[str, dict[str, Labelled]] = {}
     notes = []
     for images, labels in FOLDERS.items():
-        found[images], left_out = _labelled(data / images, data / labels)
-        if left_out:
-            notes.append(f"not used, since without a label map: {len(left_out)} of {images} ({some_of(left_out)})")
+        found[images], unlabelled, alone = _labelled(data / images, data / labels)
+        if unlabelled:
+            notes.append(f"not used, since without a label map: {len(unlabelled)} of {images} ({some_of(unlabelled)})")
+        if alone:
+            scans = f"{images}/CASE_0000.nii.gz"
+            notes.append(f"not used, since without a scan {scans}: {len(alone)} of {labels} ({some_of(alone)})")
     patients, why = _chosen(data, found, splits.get(TEST, []))
     if not patients:
         raise InputError(f"found no scan with a label map, {EXPECTED}", path=data)
@@ -130,12 +133,12 @@ def _chosen(
     return dict(found["imagesTr"]), why
 
 
-def _labelled(images: Path, labels: Path) -> tuple[dict[str, Labelled], list[str]]:
-    """The patients of a folder that have label maps, and the names of the others."""
+def _labelled(images: Path, labels: Path) -> tuple[dict[str, Labelled], list[str], list[str]]:
+    """The patients of a folder that have label maps, and the names of scans and of label maps without the other."""
     scans = by_case(path for path in _files(images) if FIRST_CHANNEL.fullmatch(path.name))
     maps = by_case(path for path in _files(labels) if is_nifti(path))
     patients = {name: Labelled(path, maps[name]) for name, path in scans.items() if name in maps}
-    return patients, sorted(scans.keys() - patients.keys())
+    return patients, sorted(scans.keys() - patients.keys()), sorted(maps.keys() - patients.keys())
 
 
 def _files(folder: Path) -> list[Path]:

@@ -127,9 +127,13 @@ def trained_on(record: CommissionRecord) -> list[tuple[str, bool]]:
 
 def verdict_in_words(record: CommissionRecord) -> str:
     """Whether the limits are met, and whether faults were found."""
-    missed, faults = sum(not each.met for each in record.limits), len(record.faults)
-    verdict = f"{missed} of {len(record.limits)} limits missed" if missed else "all limits met"
-    return f"{verdict}, {counted(faults, 'fault')} found" if faults else verdict
+    missed = sum(not each.met for each in record.limits)
+    parts = [f"{missed} of {len(record.limits)} limits missed" if missed else "all limits met"]
+    if record.faults:
+        parts.append(f"{counted(len(record.faults), 'fault')} found")
+    if record.drift and record.drift.faults:
+        parts.append(f"{counted(len(record.drift.faults), 'fault')} against the earlier masks")
+    return ", ".join(parts)
 
 
 def limit_in_words(each: LimitRecord) -> tuple[str, str, str]:

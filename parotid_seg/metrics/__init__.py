@@ -250,6 +250,7 @@ def score_case(
     spacing_mm: Spacing,
     names: Sequence[str],
     ignored: Binary | None = None,
+    shear: float = 1.0,
 ) -> CaseScores:
     """All figures of one case.
 
@@ -259,6 +260,8 @@ def score_case(
         spacing_mm: voxel size along the same axes.
         names: label names by value, background first.
         ignored: (D, H, W), voxels that are excluded from all figures.
+        shear: volume of a voxel over the product of its spacings, for volumes; distances are computed with axes at
+            right angles.
 
     Raises:
         InputError: if shapes differ, a spacing is not positive and finite, or every voxel is ignored.
@@ -273,7 +276,7 @@ def score_case(
         raise InputError("every voxel is ignored, expected some to score")
     box = _box_of_both(prediction > 0, reference > 0)
     labels = {
-        name: _score_label(prediction[box] == value, reference[box] == value, spacing_mm)
+        name: _score_label(prediction[box] == value, reference[box] == value, spacing_mm, shear)
         for value, name in enumerate(names[1:], start=1)
     }
     shown = [scores for scores in labels.values() if not scores.absent]
@@ -283,12 +286,12 @@ def score_case(
         macc=float(np.mean([accuracy(*background), *(scores.accuracy for scores in shown)])),
         miou=float(np.mean([iou(*background), *(scores.iou for scores in shown)])),
         labels=labels,
-        ignored_ml=volume_ml(~scored, spacing_mm),
+        ignored_ml=volume_ml(~scored, spacing_mm) * shear,
     )
 
 
-def _score_label(predicted: Binary, expected: Binary, spacing_mm: Spacing) -> LabelScores:
-    volume, reference_volume = volume_ml(predicted, spacing_mm), volume_ml(expected, spacing_mm)
+def _score_label(predicted: Binary, expected: Binary, spacing_mm: Spacing, shear: float) -> LabelScores:
+    volume, reference_volume = (volume_ml(mask, spacing_mm) * shear for mask in (predicted, expected))
     hd, hd95 = surface_distances_mm(predicted, expected, spacing_mm)
     if not volume and not reference_volume:
         absent = dict.fromkeys((each.name for each in fields(LabelScores)), NAN)

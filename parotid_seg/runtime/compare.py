@@ -280,6 +280,23 @@ def _notes(scored: _Scored, missing: Mapping[str, Sequence[str]], differences: S
             yield f"not compared, since missing in {where[place]}: {', '.join(names)}"
     for name, evaluation in (("A", scored.a), ("B", scored.b)):
         yield from (f"{name}: {note}" for note in evaluation.notes)
+    alone = dict(_in_one_set_alone(scored))
+    for name, patients in alone.items():
+        which = f"{name} in {some_of(patients)}"
+        yield f"not compared, since one set has it, but neither the other nor the references: {which}"
     for each in differences:
-        if each.figure == "hd_mm" and each.left_out:
-            yield f"without distances of {each.structure}, since a mask is empty: {some_of(each.left_out)}"
+        left_out = [name for name in each.left_out if name not in alone.get(each.structure, ())]
+        if each.figure == "hd_mm" and left_out:
+            yield f"without distances of {each.structure}, since a mask is empty: {some_of(left_out)}"
+
+
+def _in_one_set_alone(scored: _Scored) -> Iterator[tuple[str, list[str]]]:
+    """Structures that one set has, and neither the other one nor the references, with the patients."""
+    names = [{other: name for name, other in each.labels.pairs.items()} for each in (scored.a, scored.b)]
+    for structure in scored.structures():
+        in_a, in_b = (
+            {case for case, scores in each.cases.items() if not scores.labels[name[structure]].absent}
+            for each, name in zip((scored.a, scored.b), names, strict=True)
+        )
+        if alone := [case for case in scored.a.cases if (case in in_a) != (case in in_b)]:
+            yield structure, alone

@@ -21,7 +21,7 @@ from parotid_seg.runtime.label_match import LabelMatch, match_labels
 from parotid_seg.runtime.report.flag_text import sentence
 from parotid_seg.scan.dose_grid import DoseGrid
 from parotid_seg.scan.labels import is_parotid, mirrored_labels
-from parotid_seg.scan.nifti import affine_of, by_case, case_name, check_same_voxels, is_nifti, read_mask
+from parotid_seg.scan.nifti import affine_of, by_case, case_name, check_same_voxels, is_nifti, read_mask, shear_of
 from parotid_seg.scan.volume import Mask, Orientation
 from parotid_seg.wording import counted, some_of
 
@@ -61,12 +61,14 @@ class Evaluation:
         labels: which labels were compared.
         dose_flags: remarks on the dose by case; empty without a dose.
         of_sides: DSC as it is and with the sides exchanged by case, see `dsc_of_sides`.
+        sheared: cases whose voxel axes are not at right angles.
     """
 
     cases: dict[str, CaseScores]
     labels: LabelMatch
     dose_flags: Mapping[str, tuple[Flag, ...]] = field(default_factory=dict)
     of_sides: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    sheared: Sequence[str] = ()
 
     @cached_property
     def means(self) -> dict[str, Mean]:
@@ -102,6 +104,11 @@ class Evaluation:
                 notes.append(
                     f"absent in both masks, not scored: {name} in {counted(len(absent), 'case')} ({some_of(absent)})"
                 )
+        if self.sheared:
+            notes.append(
+                "voxel axes not at right angles (gantry tilt), distances and surfaces computed as if they were: "
+                f"{counted(len(self.sheared), 'case')} ({some_of(self.sheared)})"
+            )
         return [*notes, *self._dose_notes()]
 
     def _dose_notes(self) -> list[str]:
@@ -167,7 +174,7 @@ def score_pairs(
     Raises:
         ScanError: as `evaluate`.
     """
-    cases, flags, of_sides = {}, {}, {}
+    cases, flags, of_sides, sheared = {}, {}, {}, []
     for name in sorted(pairs, key=lambda name: (len(name), name)):
         progress(name)
         found, expected = pairs[name]
@@ -176,18 +183,20 @@ def score_pairs(
         reference, spacing = read_mask(expected)
         labels.predictions.check(prediction, found)
         labels.references.check(reference, expected)
-        prediction, reference, ignored = labels.common(prediction, reference)
+        prediction, reference, ignored = labels.scored(prediction, reference)
         if ignored is not None and ignored.all():
             raise ScanError("every voxel is labelled 'ignore', expected some to score", path=expected)
-        scores = score_case(prediction, reference, spacing, labels.names, ignored)
+        affine = affine_of(expected)
+        shear = shear_of(affine)
+        scores = score_case(prediction, reference, spacing, labels.names, ignored, shear)
+        sheared += [name] if shear < 1 else []
         if planned:
             dose = doses.read(planned.of_case(name, None, only=len(pairs) == 1), in_frame=False)
-            masks = [mask if ignored is None else np.where(ignored, 0, mask) for mask in (prediction, reference)]
-            scores, flags[name] = _with_doses(scores, dose, masks, affine_of(expected), labels.names)
+            scores, flags[name] = _with_doses(scores, dose, (prediction, reference), affine, labels.names)
         cases[name] = scores
         if sides := dsc_of_sides(prediction, reference, labels.names):
             of_sides[name] = sides
-    return Evaluation(cases, labels, flags, of_sides)
+    return Evaluation(cases, labels, flags, of_sides, sheared)
 
 
 def _with_doses(

@@ -104,6 +104,13 @@ class LabelMatch:
                 ignored = (mask == side.labels.ignore) | (False if ignored is None else ignored)
         return of_predictions[prediction], of_references[reference], ignored
 
+    def scored(self, prediction: Mask, reference: Mask) -> tuple[Mask, Mask, NDArray[np.bool_] | None]:
+        """As `common`, with ignored voxels as background in both masks."""
+        prediction, reference, ignored = self.common(prediction, reference)
+        if ignored is not None:
+            prediction, reference = np.where(ignored, 0, prediction), np.where(ignored, 0, reference)
+        return prediction, reference, ignored
+
     @property
     def notes(self) -> list[str]:
         """Remarks on the figures, one line each."""

@@ -161,9 +161,15 @@ def scan_of(
     check_extent(path, tuple(shape[axis] for axis in orientation.axes), spacing)
     intensities = intensities_of(stored.reshape(shape), scaling, path)
     voxels = cast(Voxels, orientation.to_canonical(intensities)[None])  # as stored: a large scan is not copied
-    shear = round(abs(float(np.linalg.det(geometry.affine[:3, :3] / spacing_stored))), 6)  # 1 to rounding, else less
+    shear = shear_of(geometry.affine)
     volume = Volume(voxels, (spacing[0], spacing[1], spacing[2]), orientation, geometry.flags, shear=shear)
     return NiftiScan(path, volume, header, image_class, geometry)
+
+
+def shear_of(affine: NDArray[np.float64]) -> float:
+    """Volume of a voxel over the product of its spacings; below 1 where the axes are not at right angles."""
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    return round(abs(float(np.linalg.det(affine[:3, :3] / lengths))), 6)  # 1 to rounding, else less
 
 
 def geometry_in(header: Nifti1Header, path: Path) -> Geometry:

@@ -33,6 +33,14 @@ def test_all_labelled_patients_without_a_test_list(data: Path) -> None:
     assert choose(data / "dataset.json") == chosen
 
 
+def test_label_maps_without_a_scan_are_named(data: Path) -> None:
+    scan = data / "imagesTr" / "p1_0000.nii.gz"
+    scan.rename(scan.with_name("p1.nii.gz"))
+    assert list(choose(data).patients) == ["p0"]
+    expected = "not used, since without a scan imagesTr/CASE_0000.nii.gz: 1 of labelsTr (p1)"
+    assert expected in choose(data).notes
+
+
 def test_patients_that_a_model_may_have_seen_are_counted(data: Path) -> None:
     split(data, train=["p0"], validation=[])
     assert choose(data).notes[-1].startswith("in the lists train and validation of splits.json: 1 of them; for a model")

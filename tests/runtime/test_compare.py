@@ -134,6 +134,9 @@ def test_what_is_absent_in_a_set_and_the_reference_is_in_no_mean(folders: Path) 
     result = run(folders)
     assert found(result, "parotid_left", "dsc").left_out == ["p0"]
     assert found(result, "glands", "dsc").patients == len(PATIENTS)
+    told = "not compared, since one set has it, but neither the other nor the references: parotid_left in p0"
+    assert told in result.notes
+    assert not any("without distances" in note for note in result.notes), "it has no figure at all"
 
 
 def test_labels_are_matched_by_name(folders: Path) -> None:

@@ -59,6 +59,19 @@ def only_left(folders: Path) -> None:
     (folders / "predictions" / "run.json").write_text(json.dumps(content))
 
 
+def test_volumes_of_sheared_voxels_are_theirs(folders: Path) -> None:
+    sheared = np.diag([2.0, 2.0, 3.0, 1.0])
+    sheared[1, 2] = 1.5  # the planes lean: 3 mm apart, with their middles 3.35 mm apart
+    for place in ("references", "predictions"):
+        image = nibabel.load(folders / place / "a.nii.gz")
+        save_mask(folders / place / "a.nii.gz", np.asarray(image.dataobj), sheared)
+    result = evaluate(folders / "predictions", folders / "references")
+    of_a, of_b = (result.cases[case].labels["parotid_left"] for case in "ab")
+    assert of_a.volume_ml == of_a.reference_ml == pytest.approx(of_b.volume_ml) == pytest.approx(16 * 12 / 1000)
+    told = "voxel axes not at right angles (gantry tilt), distances and surfaces computed as if they were: 1 case (a)"
+    assert told in result.notes
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_structures_that_infer_was_not_asked_for_are_not_scored(folders: Path, named: bool) -> None:
     only_left(folders)
