@@ -238,6 +238,17 @@ def test_scans_and_labels_that_are_not_used_are_told(data: Path) -> None:
     assert sorted((*found.train, *found.validation)) == ["p0", "p2", "p4", "p5"]
 
 
+def test_a_list_that_training_does_not_know_is_told_and_unlocks_nobody(data: Path) -> None:
+    (data / "imagesTs").mkdir()
+    (data / "imagesTs" / "p9_0000.nii.gz").touch()
+    rewrite(data / "splits.json", tets=["p7", "p9"], unlabelled=["p8"])
+    found = open_data_set(data)
+    assert found.test == ("p9",)
+    (note,) = (note for note in found.notes if "is not known to training" in note)
+    assert note.startswith("the list 'tets' of splits.json")
+    assert note.endswith(": p7, p9")
+
+
 def test_files_of_other_systems_are_no_cases(data: Path) -> None:
     for folder, name in (("imagesTr", "._p0_0000.nii.gz"), ("labelsTr", "._p0.nii.gz")):
         (data / folder / name).write_bytes(b"")
