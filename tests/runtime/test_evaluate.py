@@ -265,19 +265,6 @@ def test_labels_are_matched_by_name(folders: Path, labels: dict[str, int], table
     }
 
 
-def test_labels_of_a_linked_folder_are_named_by_the_data_set_that_links_it(folders: Path, tmp_path: Path) -> None:
-    data = tmp_path / "DATA"
-    data.mkdir()
-    (data / "labelsTr").symlink_to(folders / "references")
-    labels = {"background": 0, "parotid_right": 1, "parotid_left": 2}
-    (data / "dataset.json").write_text(json.dumps({"labels": labels}))
-    ours = {"background": 0, "parotid_left": 1, "parotid_right": 2}
-    (folders / "predictions" / "dataset.json").write_text(json.dumps({"labels": ours}))
-    found = evaluate(folders / "predictions", data / "labelsTr")
-    assert found.labels.references.source == data / "dataset.json"
-    assert found.means["glands dsc"].mean == 0, "left is right there"
-
-
 def test_predictions_of_another_tool_are_matched_by_their_dataset_json(folders: Path) -> None:
     renumber(folders / "predictions", {1: 3, 2: 1})
     name_labels(folders / "predictions", {"background": 0, "parotid_right": 1, "tumour": 2, "parotid_left": 3})

@@ -50,6 +50,20 @@ def test_exchanged_sides_are_named(command: Run, folders: Path, cases: str) -> N
     assert "exchanged" not in command("evaluate", folders / "references", folders / "references").stdout
 
 
+def test_labels_of_a_linked_folder_are_named_by_the_data_set_that_links_it(folders: Path) -> None:
+    data = folders / "DATA"
+    data.mkdir()
+    (data / "labelsTr").symlink_to(folders / "references")
+    labels = {"background": 0, "parotid_right": 1, "parotid_left": 2}
+    (data / "dataset.json").write_text(json.dumps({"labels": labels}))
+    ours = {"background": 0, "parotid_left": 1, "parotid_right": 2}
+    (folders / "predictions" / "dataset.json").write_text(json.dumps({"labels": ours}))
+    found = evaluate(folders / "predictions", data / "labelsTr")
+    assert found.labels.references.source == data / "dataset.json"
+    assert found.labels.pairs == {"parotid_left": "parotid_left", "parotid_right": "parotid_right"}
+    assert found.means["glands dsc"].mean == 0, "left is right there"
+
+
 def only_left(folders: Path) -> None:
     """Masks as `infer --only parotid_left` leaves them."""
     for path in (folders / "predictions").glob("*.nii.gz"):
