@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from parotid_seg.errors import InputError, OptionError, ScanError
 from parotid_seg.files import exists, special_kind
-from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.flags import DOUBTFUL_PLACE, Flag, FlagCode
 from parotid_seg.metrics import NAN, SURFACE_FIGURES, CaseScores, bootstrap_mean, dice, score_case
 from parotid_seg.runtime import doses
 from parotid_seg.runtime.label_match import LabelMatch, match_labels
 from parotid_seg.runtime.report.flag_text import sentence
 from parotid_seg.scan.dose_grid import DoseGrid
 from parotid_seg.scan.labels import is_parotid, mirrored_labels
-from parotid_seg.scan.nifti import affine_of, by_case, case_name, check_same_voxels, is_nifti, read_mask, shear_of
+from parotid_seg.scan.nifti import by_case, case_name, check_same_voxels, geometry_at, is_nifti, read_mask, shear_of
 from parotid_seg.scan.volume import Mask, Orientation
 from parotid_seg.wording import counted, some_of
 
@@ -61,14 +61,14 @@ class Evaluation:
         labels: which labels were compared.
         dose_flags: remarks on the dose by case; empty without a dose.
         of_sides: DSC as it is and with the sides exchanged by case, see `dsc_of_sides`.
-        sheared: cases whose voxel axes are not at right angles.
+        place_flags: remarks on the references' voxel axes and spacing by case.
     """
 
     cases: dict[str, CaseScores]
     labels: LabelMatch
     dose_flags: Mapping[str, tuple[Flag, ...]] = field(default_factory=dict)
     of_sides: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    sheared: Sequence[str] = ()
+    place_flags: Mapping[str, tuple[Flag, ...]] = field(default_factory=dict)
 
     @cached_property
     def means(self) -> dict[str, Mean]:
@@ -104,24 +104,23 @@ class Evaluation:
                 notes.append(
                     f"absent in both masks, not scored: {name} in {counted(len(absent), 'case')} ({some_of(absent)})"
                 )
-        if self.sheared:
-            notes.append(
-                "voxel axes not at right angles (gantry tilt), distances and surfaces computed as if they were: "
-                f"{counted(len(self.sheared), 'case')} ({some_of(self.sheared)})"
-            )
-        return [*notes, *self._dose_notes()]
+        return [*notes, *_remarks(self.place_flags), *_remarks(self.dose_flags)]
 
-    def _dose_notes(self) -> list[str]:
-        """Remarks on the doses, each once with its cases."""
-        cases_by_text = defaultdict(list)
-        for case, flags in self.dose_flags.items():
-            for flag in flags:
-                if flag.code is FlagCode.DOSE_PARTLY_OUTSIDE:
-                    cases_by_text[f"partly or wholly outside the dose grid: {flag.structure}"].append(case)
-                else:
-                    cases_by_text[sentence(flag)].append(case)
-        each_once = {text: dict.fromkeys(cases) for text, cases in cases_by_text.items()}
-        return [f"{text}: {counted(len(cases), 'case')} ({some_of(cases)})" for text, cases in each_once.items()]
+
+def _remarks(flags_by_case: Mapping[str, tuple[Flag, ...]]) -> list[str]:
+    """Remarks on cases, each once with its cases."""
+    texts = {
+        FlagCode.DOSE_PARTLY_OUTSIDE: "partly or wholly outside the dose grid: {structure}",
+        FlagCode.SHEARED: "voxel axes not at right angles (gantry tilt), distances and surfaces computed as if they "
+        "were",
+    }
+    cases_by_text = defaultdict(list)
+    for case, flags in flags_by_case.items():
+        for flag in flags:
+            own = texts.get(flag.code)
+            cases_by_text[own.format(structure=flag.structure) if own else sentence(flag)].append(case)
+    each_once = {text: dict.fromkeys(cases) for text, cases in cases_by_text.items()}
+    return [f"{text}: {counted(len(cases), 'case')} ({some_of(cases)})" for text, cases in each_once.items()]
 
 
 def evaluate(
@@ -174,7 +173,7 @@ def score_pairs(
     Raises:
         ScanError: as `evaluate`.
     """
-    cases, flags, of_sides, sheared = {}, {}, {}, []
+    cases, flags, of_sides, place_flags = {}, {}, {}, {}
     for name in sorted(pairs, key=lambda name: (len(name), name)):
         progress(name)
         found, expected = pairs[name]
@@ -186,17 +185,16 @@ def score_pairs(
         prediction, reference, ignored = labels.scored(prediction, reference)
         if ignored is not None and ignored.all():
             raise ScanError("every voxel is labelled 'ignore', expected some to score", path=expected)
-        affine = affine_of(expected)
-        shear = shear_of(affine)
-        scores = score_case(prediction, reference, spacing, labels.names, ignored, shear)
-        sheared += [name] if shear < 1 else []
+        affine, _, place = geometry_at(expected)
+        place_flags[name] = tuple(flag for flag in place if flag.code in (*DOUBTFUL_PLACE, FlagCode.SHEARED))
+        scores = score_case(prediction, reference, spacing, labels.names, ignored, shear_of(affine))
         if planned:
             dose = doses.read(planned.of_case(name, None, only=len(pairs) == 1), in_frame=False)
             scores, flags[name] = _with_doses(scores, dose, (prediction, reference), affine, labels.names)
         cases[name] = scores
         if sides := dsc_of_sides(prediction, reference, labels.names):
             of_sides[name] = sides
-    return Evaluation(cases, labels, flags, of_sides, sheared)
+    return Evaluation(cases, labels, flags, of_sides, place_flags)
 
 
 def _with_doses(

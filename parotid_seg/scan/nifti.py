@@ -196,13 +196,18 @@ def voxels_in(shape: Iterable[int]) -> int:
     return max(0, min(math.prod(max(0, int(size)) for size in shape), MOST_VOXELS))
 
 
-def affine_of(path: Path) -> NDArray[np.float64]:
-    """The affine (4, 4) of a file, from a stored voxel's indices to RAS in mm.
+def geometry_at(path: Path) -> Geometry:
+    """The geometry of a file.
 
     Raises:
         ScanError: if its header cannot be read, or its geometry is impossible.
     """
-    return geometry_in(read_header(path)[1], path).affine
+    return geometry_in(read_header(path)[1], path)
+
+
+def affine_of(path: Path) -> NDArray[np.float64]:
+    """The affine (4, 4) of a file, from a stored voxel's indices to RAS in mm; errors as `geometry_at`."""
+    return geometry_at(path).affine
 
 
 def read_mask(path: Path, like: NiftiScan | None = None) -> tuple[Mask, tuple[float, float, float]]:

@@ -86,6 +86,18 @@ def test_volumes_of_sheared_voxels_are_theirs(folders: Path) -> None:
     assert told in result.notes
 
 
+def test_a_reference_whose_place_is_in_doubt_is_told(folders: Path) -> None:
+    for place in ("references", "predictions"):
+        path = folders / place / "a.nii.gz"
+        image = nibabel.Nifti1Image(np.asarray(nibabel.load(path).dataobj), np.diag([2.0, 2.0, 3.0, 1.0]))
+        image.set_sform(None)
+        image.set_qform(None)
+        nibabel.save(image, path)
+    notes = evaluate(folders / "predictions", folders / "references").notes
+    (note,) = (note for note in notes if note.startswith("no orientation in the header (sform and qform codes are 0)"))
+    assert note.endswith(": 1 case (a)")
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_structures_that_infer_was_not_asked_for_are_not_scored(folders: Path, named: bool) -> None:
     only_left(folders)
