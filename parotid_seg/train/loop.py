@@ -377,7 +377,7 @@ class Trainer(ABC):
             "preset": self.config.preset,
             "epochs": self.epochs_done,
             "images": self.step * self.schedule.batch_size,
-            **self.seen.record(patient.sha256 for patient in self.train),
+            **self.seen.record(patient.sha256 for patient in (self.train if self.step else ())),
             **scores,
         }
         checkpoint = Checkpoint(

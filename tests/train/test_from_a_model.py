@@ -274,7 +274,9 @@ def test_the_minutes_count_from_the_start_of_the_command(
         assert not (run / "best.pt").exists()
         return
     assert f"{run / 'best.pt'} is there: the model of --init, unchanged; no epoch is finished" in said[-1]
-    assert is_initial(load_checkpoint(run / "best.pt").training)
+    initial = load_checkpoint(run / "best.pt").training
+    assert is_initial(initial)
+    assert initial["scans"] == [], "it was trained on none of these patients"
     with pytest.raises(InputError, match=r"no epoch was finished in .*: best.pt is the model of --init, unchanged"):
         train(_with(config, {"init": start()}), balls, run, resume=True, **options)
 
