@@ -28,6 +28,12 @@ from parotid_seg.wording import counted, some_of
 LABEL_FIGURES = ("dsc", "iou", "accuracy", "hd_mm", "hd95_mm", *SURFACE_FIGURES, "apl_mm", "volume_error_ml")
 DOSE_FIGURES = ("mean_error_gy", "mean_error_abs_gy")
 CASE_FIGURES = ("mpa", "macc", "miou")
+IN_ONE_OR_NEITHER = {
+    (False, False): "absent in both masks, not scored",
+    (False, True): "in the references only, DSC 0",
+    (True, False): "in the predictions only, DSC 0 (absent in the patient, or not contoured?)",
+}
+"""Notes on structures, by whether prediction and reference show them."""
 EXCHANGED_GAIN = 0.3
 """Least gain of a case's DSC by exchanging the sides."""
 
@@ -100,10 +106,13 @@ class Evaluation:
                 f"not scored, since labelled 'ignore': {sum(ignored):.1f} ml in {counted(len(ignored), 'case')}"
             )
         for name in self.labels.pairs:
-            if absent := [case for case, scores in self.cases.items() if scores.labels[name].absent]:
-                notes.append(
-                    f"absent in both masks, not scored: {name} in {counted(len(absent), 'case')} ({some_of(absent)})"
-                )
+            volumes = {
+                case: (scores.labels[name].volume_ml > 0, scores.labels[name].reference_ml > 0)
+                for case, scores in self.cases.items()
+            }
+            for where, text in IN_ONE_OR_NEITHER.items():
+                if found := [case for case, shown_in in volumes.items() if shown_in == where]:
+                    notes.append(f"{text}: {name} in {counted(len(found), 'case')} ({some_of(found)})")
         return [*notes, *_remarks(self.place_flags), *_remarks(self.dose_flags)]
 
 

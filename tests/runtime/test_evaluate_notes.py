@@ -64,6 +64,18 @@ def test_labels_of_a_linked_folder_are_named_by_the_data_set_that_links_it(folde
     assert found.means["glands dsc"].mean == 0, "left is right there"
 
 
+def test_structures_of_one_mask_only_are_named_with_their_cases(folders: Path) -> None:
+    only = {"references": np.array([0, 0, 2], np.uint8), "predictions": np.array([0, 1, 0], np.uint8)}
+    for place, table in only.items():
+        path = folders / place / "b.nii.gz"
+        save_mask(path, table[np.asarray(nibabel.load(path).dataobj)])
+    notes = evaluate(folders / "predictions", folders / "references").notes
+    told = "in the predictions only, DSC 0 (absent in the patient, or not contoured?): parotid_left in 1 case (b)"
+    assert told in notes
+    assert "in the references only, DSC 0: parotid_right in 1 case (b)" in notes
+    assert not any("absent in both" in note for note in notes)
+
+
 def only_left(folders: Path) -> None:
     """Masks as `infer --only parotid_left` leaves them."""
     for path in (folders / "predictions").glob("*.nii.gz"):
