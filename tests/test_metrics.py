@@ -177,6 +177,13 @@ def test_shapes_must_agree(metric: Callable[..., float]) -> None:
         metric(ONE, np.zeros((2, 2, 2), bool))
 
 
+@pytest.mark.parametrize("metric", [dice, iou, accuracy, lambda *masks: hausdorff_mm(*masks, SPACING)])
+def test_a_label_map_is_no_mask(metric: Callable[..., float]) -> None:
+    with pytest.raises(InputError, match="type uint8 with other values than 0 and 1, expected bool"):
+        metric(2 * ONE.astype(np.uint8), ONE.astype(np.uint8))
+    assert metric(ONE.astype(np.uint8), ONE) == metric(ONE, ONE)
+
+
 def test_case_scores_by_hand() -> None:
     reference = np.zeros((1, 2, 4), np.uint8)
     reference[0, 0] = (1, 1, 2, 2)
