@@ -177,7 +177,7 @@ def test_shapes_must_agree(metric: Callable[..., float]) -> None:
         metric(ONE, np.zeros((2, 2, 2), bool))
 
 
-@pytest.mark.parametrize("metric", [dice, iou, accuracy, lambda *masks: hausdorff_mm(*masks, SPACING)])
+@pytest.mark.parametrize("metric", [dice, iou, accuracy, lambda one, other: hausdorff_mm(one, other, SPACING)])
 def test_a_label_map_is_no_mask(metric: Callable[..., float]) -> None:
     with pytest.raises(InputError, match="type uint8 with other values than 0 and 1, expected bool"):
         metric(2 * ONE.astype(np.uint8), ONE.astype(np.uint8))
