@@ -200,6 +200,11 @@ def test_case_scores_by_hand() -> None:
     assert scores.labels["right"].hd_mm == pytest.approx(1.0)
 
 
+def test_one_value_has_no_interval() -> None:
+    mean, *ends = bootstrap_mean([0.8])
+    assert (mean, *map(math.isnan, ends)) == (0.8, True, True)
+
+
 def test_bootstrap_interval_holds_the_mean_and_narrows() -> None:
     few, many = [0.6, 0.7, 0.8, 0.9], [0.6, 0.7, 0.8, 0.9] * 25
     mean, low, high = bootstrap_mean(few)

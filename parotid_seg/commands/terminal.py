@@ -198,7 +198,8 @@ def print_comparison(result: ComparisonRecord, *, every_figure: bool) -> None:
             numbers = (each.mean_a, each.mean_b, each.difference, each.low, each.high)
             mean_a, mean_b, *signed = (_number(each.figure, number) for number in numbers)
             difference, low, high = (f"+{text}" if text[0].isdigit() else text for text in signed)
-            row = (mean_a, mean_b, difference, f"{low} to {high}", str(each.patients), each.better or "")
+            interval = "" if each.low is None else f"{low} to {high}"
+            row = (mean_a, mean_b, difference, interval, str(each.patients), each.better or "")
             table.add_row(each.structure, f"{absolute}{title} ({'lower' if lower else 'higher'})", *row)
     console.print(table)
     _print_notes(console, result.notes, every_figure)

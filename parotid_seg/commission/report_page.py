@@ -13,6 +13,7 @@ from markupsafe import Markup
 from parotid_seg.commission.conditions import in_words
 from parotid_seg.commission.drift import MASKS
 from parotid_seg.commission.expected import in_words as expected_in_words
+from parotid_seg.commission.faults import FEWEST
 from parotid_seg.commission.labelled import Chosen
 from parotid_seg.commission.limits import FEW, LIMITS
 from parotid_seg.commission.record import CommissionRecord, LimitRecord
@@ -99,6 +100,8 @@ def page(record: CommissionRecord, pictures: list[Picture]) -> str:
             record=record,
             title=f"Commissioning: {verdict_in_words(record)}",
             few=len(record.patients.names) < FEW,
+            fewest_for_shift=FEWEST,
+            seeks_shift=len(record.patients.names) >= FEWEST,
             limits=[_limit(each) for each in record.limits],
             figures=FIGURES,
             shown=figures,

@@ -316,11 +316,13 @@ def bootstrap_mean(
     """Mean with a percentile bootstrap interval over cases (Efron & Tibshirani 1993).
 
     Returns:
-        (mean, lower end, upper end); three NaN for no values.
+        (mean, lower end, upper end); three NaN for no values, and NaN for the ends of one, which has no interval.
     """
     sample = np.asarray(values, dtype=np.float64)
     if not sample.size:
         return float("nan"), float("nan"), float("nan")
+    if sample.size == 1:
+        return float(sample[0]), float("nan"), float("nan")
     draws = np.random.default_rng(seed).integers(0, sample.size, size=(resamples, sample.size))
     means = sample[draws].mean(axis=1)
     tail = 50.0 * (1.0 - confidence)

@@ -46,7 +46,7 @@ class Difference(Record, frozen=True, kw_only=True):
         structure: its name in the references, or "glands" ("structures"): a patient's mean over all of them.
         figure: see `LabelScores`; absolute values for volume and dose.
         mean_a, mean_b, difference: means over the patients, and B minus A; null if there are no patients.
-        low, high: 95 % bootstrap interval of the difference over patients.
+        low, high: 95 % bootstrap interval of the difference over patients; null for fewer than two.
         patients: number of patients with a finite figure in both sets.
         left_out: the others.
         better: the set that the interval shows to be better; null if it contains 0, or patients are too few.

@@ -43,7 +43,7 @@ class Mean:
     """Mean over cases with its 95 % bootstrap interval.
 
     Attributes:
-        mean, low, high, median: over the cases with a finite figure.
+        mean, low, high, median: over the cases with a finite figure; one case has no interval.
         cases: number of these cases.
         missed: excluded cases with an infinite figure, because one of the two masks is empty.
         absent: excluded cases without the figure: both masks are empty, or lie outside the dose grid.

@@ -281,6 +281,15 @@ def test_dose(data: Path, tmp_path: Path) -> None:
     assert "error of the mean dose" in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.parametrize("patients", [1, 3])
+def test_the_page_claims_no_more_than_so_few_patients_show(tmp_path: Path, patients: int) -> None:
+    run(data_set(tmp_path / "data", patients), tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert ("no shift by up to two voxels" in page) == (patients > 1)
+    assert ("at least 3 are needed" in page) == (patients == 1)
+    assert ("1.000 (1.000 to 1.000)" in page) == (patients > 1), "one patient has no interval"
+
+
 def test_the_page_loads_nothing_and_escapes_names(tmp_path: Path) -> None:
     data = data_set(tmp_path / "data", 1)
     for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
