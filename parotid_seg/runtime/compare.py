@@ -157,7 +157,8 @@ def comparison_of(
     if not scored.structures():
         raise InputError(f"no structure is in both {places['a']} and {places['b']}")
     differences = list(_differences(scored, bool(a.dose_flags)))
-    text, better = _verdict(differences, together(scored.structures()))
+    alone = dict(_in_one_set_alone(scored))
+    text, better = _verdict(differences, together(scored.structures()), alone)
     return ComparisonRecord(
         schema_version=1,
         a=str(places["a"]),
@@ -165,7 +166,7 @@ def comparison_of(
         references=str(places["references"]),
         verdict=text,
         better=better,
-        notes=list(_notes(scored, missing, differences)),
+        notes=list(_notes(scored, missing, differences, alone)),
         patients=list(a.cases),
         missing=dict(missing),
         differences=differences,
@@ -241,8 +242,16 @@ def paired_confidence(patients: int) -> float:
     return float(1 - 2 * stats.norm.sf(reach))
 
 
-def _verdict(differences: Sequence[Difference], structure: str) -> tuple[str, Set | None]:
-    """The verdict in words, and the better set: decided by DSC, unless another main figure says the opposite."""
+def _verdict(
+    differences: Sequence[Difference], structure: str, alone: Mapping[str, Sequence[str]]
+) -> tuple[str, Set | None]:
+    """The verdict in words, and the better set: decided by DSC, unless another main figure says the opposite.
+
+    Args:
+        differences: all of them.
+        structure: what decides.
+        alone: see `_in_one_set_alone`.
+    """
     main = {each.figure: each for each in differences if each.structure == structure and each.figure in MAIN}
     first = main.pop(FIRST)
     if first.patients < FEWEST:
@@ -251,6 +260,9 @@ def _verdict(differences: Sequence[Difference], structure: str) -> tuple[str, Se
             None,
         )
     if not any(each.difference for each in differences):
+        if alone:
+            names = ", ".join(alone)
+            return f"no difference in what is compared, but only one set has {names} where the references do not", None
         return "no difference: all figures are equal", None
     others = {name: each.better for name, each in main.items() if each.better}
     reason = _in_words(first, structure)
@@ -273,14 +285,18 @@ def _in_words(each: Difference, structure: str) -> str:
     )
 
 
-def _notes(scored: _Scored, missing: Mapping[str, Sequence[str]], differences: Sequence[Difference]) -> Iterator[str]:
+def _notes(
+    scored: _Scored,
+    missing: Mapping[str, Sequence[str]],
+    differences: Sequence[Difference],
+    alone: Mapping[str, Sequence[str]],
+) -> Iterator[str]:
     where = {"a": "A", "b": "B", "references": "the references"}
     for place, names in missing.items():
         if names:
             yield f"not compared, since missing in {where[place]}: {', '.join(names)}"
     for name, evaluation in (("A", scored.a), ("B", scored.b)):
         yield from (f"{name}: {note}" for note in evaluation.notes)
-    alone = dict(_in_one_set_alone(scored))
     for name, patients in alone.items():
         which = f"{name} in {some_of(patients)}"
         yield f"not compared, since one set has it, but neither the other nor the references: {which}"
