@@ -231,7 +231,7 @@ def _contoured(
         if structures.approval == REJECTED:
             skip(NotUsed(STRUCTURES, structures.path, f"its approval status is {REJECTED}"))
         elif not contoured.rois:
-            reason = "no ROI with contours has a name that means one of the labels"
+            reason = "no ROI with contours can be used as a label; a line for each ROI says why"
             skip(NotUsed(STRUCTURES, structures.path, reason, wanted=contoured.near))
             _skip_unused_rois(contoured, skip)
         else:

@@ -174,7 +174,7 @@ REFUSED = {
     "all in another": (spoil(rois=[("Parotid_L", LEFT_BOX), ("Parotid_R", LEFT_BOX)]), "parotid_left: all its voxels"),
     "unknown names": (
         spoil(rois=[("Parotid_L_PRV", LEFT_BOX), ("Parotids", RIGHT_BOX)]),
-        "no ROI with contours has a name",
+        "no ROI with contours can be used as a label",
     ),
     "empty": (spoil(rois=[("Parotid_L", None), GLANDS[1]]), "no contours of parotid_left"),
     "another patient": (
