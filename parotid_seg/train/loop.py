@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from parotid_seg.errors import InputError, RecordError
 from parotid_seg.files import write_text
+from parotid_seg.scan.intensity import fixed_windows
 from parotid_seg.scan.seen import Seen
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from parotid_seg.train.config import SCRATCH, TrainConfig
@@ -181,6 +182,10 @@ class Trainer(ABC):
             f"{how_to_go_on(self.run, self.epochs_done, self.kept())}"
         )
 
+    def as_before(self, transfer: Transfer) -> bool:
+        """Whether the weights of a source see scans as in its own training, as far as that is known."""
+        return transfer.fits(self.config.grid, fixed_windows(self.data.channels, self.config.window_hu))
+
     def tell(self, transfer: Transfer) -> None:
         """Report and write the record of a source's weights."""
         for line in transfer.lines():
@@ -188,6 +193,8 @@ class Trainer(ABC):
         if transfer.channels and transfer.channels != self.data.channels:
             trained, own = ", ".join(transfer.channels), ", ".join(self.data.channels)
             self.report(f"note: {transfer.source} was trained on {trained}, not on {own}")
+        if not self.as_before(transfer):
+            self.report(f"note: {transfer.source} has another grid or window, so this is not its model unchanged")
         if self.processes.first:
             transfer.save(self.run / "transfer.json")
 

@@ -180,6 +180,17 @@ def test_where_nothing_is_better_the_start_is_the_best(
     assert load_checkpoint(tmp_path / "run" / "best.pt").training["epochs"] == 0
 
 
+def test_a_start_of_another_window_is_not_kept_as_the_unchanged_model(
+    balls: Path, config: TrainConfig, cache: Path, start: Callable[..., str], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    changed = _with(config, {"init": start(), "window_hu": (-160.0, 240.0)})
+    train(changed, balls, tmp_path / "run", device="cpu", cache=cache, max_minutes=1e-6, report=said.append)
+    assert f"note: {changed.init} has another grid or window, so this is not its model unchanged" in said
+    assert not any(line.startswith("best.pt is the model of --init, unchanged") for line in said)
+    assert not any(line.startswith("epoch 0 ") for line in said)
+
+
 def test_test_patients_are_named_and_in_no_stage(data: Path, config: TrainConfig, cache: Path, tmp_path: Path) -> None:
     rewrite(data / "splits.json", train=["p0", "p1", "p2"], test=["p3", "p9"])
     (data / "imagesUn").mkdir(exist_ok=True)
