@@ -177,7 +177,8 @@ def commission(order: Order, *, say: Say = lambda _: None, progress: Progress = 
     model = model_record(order.model.name, masks.sha256, contract, masks.cases, hashes)
     new = _New(model, contract, evaluation, {name: each.voxels_sha256 for name, each in records.items()}, hashes)
     against = _against(order, new, planned, say, progress) if order.against else None
-    limits = checked(order.limits, Achieved(evaluation, len(masks.failed), lowest_dsc(drift) if drift else None))
+    earlier_dsc, in_both = (lowest_dsc(drift), len(records) - len(drift.added)) if drift else (None, 0)
+    limits = checked(order.limits, Achieved(evaluation, len(masks.failed), earlier_dsc, in_both))
     record = CommissionRecord(
         schema_version=1,
         begun=begun.isoformat(timespec="seconds"),

@@ -165,8 +165,17 @@ def test_scans_that_changed_are_named(first: Path, tmp_path: Path, capsys: pytes
     assert [(each.patient, each.input_changed) for each in record.drift.changed] == [("p1", ["scan", "reference"])]
     assert "different since then: the scans of p1" in record.drift.verdict
     assert record.drift.gone == ["p3"]
+    (limit,) = (each for each in record.limits if each.key == "earlier_dsc")
+    assert limit.patients == 3
     print_commission(record, tmp_path / "out")
     assert "note: masks in the earlier run only: p3\n" in capsys.readouterr().out
+
+
+def test_new_patients_are_not_counted_as_compared_with_earlier_masks(first: Path, tmp_path: Path) -> None:
+    record = run(data_set(tmp_path / "data", 5), tmp_path / "out", earlier=first)
+    assert record.drift
+    assert record.drift.added == ["p4"]
+    assert [each.patients for each in record.limits if each.key in ("earlier_dsc", "worst_dsc")] == [5, 4]
 
 
 def test_what_an_interrupted_run_has_made_is_kept(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
