@@ -231,8 +231,8 @@ def check_same(saved: tuple[Any, ...], current: tuple[Any, ...], last: Path) -> 
     if saved != current:
         raise InputError(
             f"--resume: {last} was made with other settings: {_differences(saved, current)}; give the same again "
-            f"(settings are in {last.with_name('config.toml')}), or, for more epochs or other settings, start a new run "
-            f"from it (--init {last} with another --out)"
+            f"(settings are in {last.with_name('config.toml')}), or, for more epochs or other settings, start a new "
+            f"run from it (--init {last} with another --out)"
         )
 
 
