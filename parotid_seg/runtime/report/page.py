@@ -167,7 +167,11 @@ def known_accuracy(contract: Contract) -> str:
 
 def trained_on(contract: Contract) -> str:
     """The training data, as far as a model file names them."""
-    data, patients = (contract.training.get(each) for each in ("data", "train_patients"))
+    data, patients, epochs, images = (
+        contract.training.get(each) for each in ("data", "train_patients", "epochs", "images")
+    )
+    if (epochs, images) == (0, 0):
+        return "not stated: the model of train --init, unchanged"
     parts = (str(data or ""), f"{patients} patients" if isinstance(patients, int) else "")
     return ", ".join(filter(None, parts)) or "not stated"
 

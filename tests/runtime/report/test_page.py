@@ -69,6 +69,13 @@ def test_what_is_known_of_the_model(training: dict[str, Any], calibrations: Any,
     assert trained_on(contract) == data
 
 
+def test_an_unchanged_model_was_not_trained_on_the_patients_of_its_run() -> None:
+    training = {"data": "Mine", "train_patients": 6, "epochs": 0, "images": 0}
+    contract = replace(run_of().model.contract, training=training)
+    assert trained_on(contract) == "not stated: the model of train --init, unchanged"
+    assert trained_on(replace(contract, training={**training, "images": 8})) == "Mine, 6 patients"
+
+
 def test_the_head_of_the_page(tmp_path: Path) -> None:
     _, text = made(tmp_path, entry())
     facts = facts_in(text.partition("</header>")[0])
