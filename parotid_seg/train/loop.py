@@ -21,7 +21,7 @@ from parotid_seg.scan.seen import Seen
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from parotid_seg.train.config import SCRATCH, TrainConfig
 from parotid_seg.train.data.data_set import DataSet
-from parotid_seg.train.data.loading import ResumeState, Trained, announced, check_leaks, load_all
+from parotid_seg.train.data.loading import ResumeState, Trained, announced, check_leaks, load_all, seen_in
 from parotid_seg.train.data.patients import Patient
 from parotid_seg.train.network import SwinUnet, computes_in_bfloat16
 from parotid_seg.train.parallel import Processes
@@ -385,6 +385,7 @@ class Trainer(ABC):
             "epochs": self.epochs_done,
             "images": self.step * self.schedule.batch_size,
             **self.seen.record(patient.sha256 for patient in (self.train if self.step else ())),
+            **seen_in(self.seen, self.validation),
             **scores,
         }
         checkpoint = Checkpoint(

@@ -240,7 +240,9 @@ def test_a_start_that_was_trained_on_test_patients_is_refused(
     source = start(scans=["another", validated], scans_complete=True)
     train(_with(config, {"init": source}), data, run, max_minutes=1e-6, report=said.append, **options)
     assert f"note: --init {source}: was trained on p4, so their validation_dsc is too high" in said
-    assert {"another", hash_of(data, "p0", cache)} < set(load_checkpoint(run / "best.pt").training["scans"])
+    training = load_checkpoint(run / "best.pt").training
+    assert {"another", hash_of(data, "p0", cache)} < set(training["scans"])
+    assert training["validation_patients_seen"] == 1
     rewrite(data / "splits.json", train=["p0", "p1", "p3"], test=["p2"])
     with pytest.raises(InputError, match=r"last.pt: was trained on the test patients p2"):
         train(_with(config, {"init": source}), data, run, resume=True, **options)

@@ -161,7 +161,9 @@ def known_accuracy(contract: Contract) -> str:
     ]
     dsc, patients = (contract.training.get(f"validation_{each}") for each in ("dsc", "patients"))
     if not parts and isinstance(dsc, (int, float)) and isinstance(patients, int):
-        parts = [f"mean DSC {dsc:.2f} on the {patients} validation patients of its training"]
+        seen = contract.training.get("validation_patients_seen", 0)
+        too_good = f", {seen} of whom its initial weights were trained on" if seen else ""
+        parts = [f"mean DSC {dsc:.2f} on the {patients} validation patients of its training{too_good}"]
     return "; ".join(parts) or "not stated"
 
 

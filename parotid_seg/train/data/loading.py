@@ -238,6 +238,13 @@ def check_held_out(folder: Path, train: Sequence[Patient], held_out: Mapping[str
         )
 
 
+def seen_in(seen: Seen, validation: Sequence[Patient]) -> dict[str, int]:
+    """As fields of a checkpoint's `training`: how many validation patients the initial weights were trained on, if
+    any."""
+    count = sum(seen.has(patient.sha256) for patient in validation)
+    return {"validation_patients_seen": count} if count else {}
+
+
 def check_leaks(
     source: str, seen: Seen, train: Sequence[Patient], validation: Sequence[Patient], locked: Mapping[str, str]
 ) -> list[str]:

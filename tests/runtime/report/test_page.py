@@ -60,6 +60,12 @@ def facts_in(text: str) -> dict[str, str]:
             f"(right parotid, left parotid; {BOTH.made})",
             "Ours",
         ),
+        (
+            {"validation_patients": 3, "validation_dsc": 0.756, "validation_patients_seen": 1},
+            (),
+            "mean DSC 0.76 on the 3 validation patients of its training, 1 of whom its initial weights were trained on",
+            "not stated",
+        ),
         ({"validation_dsc": "high", "validation_patients": "many", "train_patients": "?"}, (), *2 * ("not stated",)),
     ],
 )
