@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from parotid_seg.commission.record import CommissionRecord
+    from parotid_seg.commission.record import CommissionRecord, DriftRecord
     from parotid_seg.runtime.compare import ComparisonRecord
     from parotid_seg.runtime.evaluation import Evaluation, Mean
     from parotid_seg.runtime.pipeline.run import Outcome
@@ -231,20 +231,27 @@ def print_commission(record: CommissionRecord, out: Path) -> None:
     if record.expected:
         say(in_words(record.expected))
     if record.drift:
-        say(record.drift.verdict)
-        for fault in record.drift.faults:
-            say(f"fault: {fault.text}")
-        for where, names in (("this run", record.drift.added), ("the earlier run", record.drift.gone)):
-            if names:
-                say(f"note: masks in {where} only: {some_of(names)}")
-        for note in record.drift.notes:
-            say(f"note: {note}")
+        _print_drift(record.drift, say)
     for text, _ in trained_on(record):
         say(text)
     if record.against:
         say(record.against.advice + ("" if record.against.equal else f" {record.against.comparison.verdict}"))
+        own = "B: "  # those of the commissioned model are above
+        for note in (each for each in record.against.comparison.notes if not each.startswith(own)):
+            say(f"note: {note}")
     patients = counted(len(record.patients.names), "patient")
     say(f"{verdict_in_words(record)} on {patients}; report.html and commission.json in {out}")
+
+
+def _print_drift(drift: DriftRecord, say: Callable[[str], None]) -> None:
+    say(drift.verdict)
+    for fault in drift.faults:
+        say(f"fault: {fault.text}")
+    for where, names in (("this run", drift.added), ("the earlier run", drift.gone)):
+        if names:
+            say(f"note: masks in {where} only: {some_of(names)}")
+    for note in drift.notes:
+        say(f"note: {note}")
 
 
 def _console(wide: bool) -> Console:

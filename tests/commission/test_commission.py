@@ -193,7 +193,7 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_which_model_to_use(tmp_path: Path) -> None:
+def test_which_model_to_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = data_set(tmp_path / "data", 6)
     better = run(data, tmp_path / "a", against=Faulty(worse, "cd" * 32)).against
     assert better
@@ -210,6 +210,12 @@ def test_which_model_to_use(tmp_path: Path) -> None:
     assert "Use B" in page
     for figure in ("DSC (higher", "HD95, mm (lower", "added path length, mm (lower", "ml, absolute (lower"):
         assert f"{figure} is better)</td>" in page
+    assert not any("--backend" in note for note in better.comparison.notes), "on one engine"
+    elsewhere = Faulty(worse, "cd" * 32)
+    elsewhere.ran = replace(Here.ran, precision="bf16")
+    print_commission(run(data, tmp_path / "c", against=elsewhere), tmp_path / "c")
+    told = "note: A ran on drawn on cpu, bf16; B on drawn on cpu, fp32: with --backend both run on one engine\n"
+    assert told in capsys.readouterr().out
     kept = run(data, tmp_path / "b", Faulty(worse, "cd" * 32), against=Faulty()).against
     assert kept
     assert kept.advice == "Keep A (other.onnx): it is better on these patients than mine.onnx."
