@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from parotid_seg.errors import InputError
-from parotid_seg.files import exists
+from parotid_seg.files import exists, hash_file, size_of
 from parotid_seg.records import read_record
 from parotid_seg.scan.label_set import DESCRIPTION, channel_names, data_folder
 from parotid_seg.scan.nifti import ENDINGS, by_case, check_same_voxels, is_nifti
@@ -101,12 +101,23 @@ def choose(place: Path) -> Chosen:
             f"in the lists train and validation of {SPLITS}: {len(known)} of them; for a model trained on them "
             "the figures are too good"
         )
-    places: dict[Path, str] = {}
-    for name, each in patients.items():
+    for each in patients.values():
         check_same_voxels(each.reference, each.scan)
-        if (other := places.setdefault(each.scan.resolve(), name)) != name:
-            raise InputError(f"found the same scan for {other} and {name}, expected one patient of each", path=data)
+    for name, other in _of_one_scan(patients):
+        raise InputError(f"found the same scan for {name} and {other}, expected one patient of each", path=data)
     return Chosen(data.resolve(), patients, why, tuple(notes), channels)
+
+
+def _of_one_scan(patients: Mapping[str, Labelled]) -> Iterator[tuple[str, str]]:
+    """Pairs of patients whose scans are one file, or have the same content. Only files of one size are read."""
+    by_size: dict[int, list[str]] = {}
+    for name, each in patients.items():
+        by_size.setdefault(size_of(each.scan), []).append(name)
+    for names in by_size.values():
+        seen: dict[str, str] = {}
+        for name in names if len(names) > 1 else ():
+            if (first := seen.setdefault(hash_file(patients[name].scan), name)) != name:
+                yield first, name
 
 
 def _chosen(

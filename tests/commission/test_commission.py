@@ -21,7 +21,7 @@ from parotid_seg.errors import InputError, OutputError, ScanError
 from parotid_seg.records import schema_text
 from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
 from parotid_seg.scan.seen import HASH_DIGITS, hash_of_scan
-from tests.commission.data import DESCRIPTION, Faulty, data_set, halved, run, shifted, swapped, worse
+from tests.commission.data import DESCRIPTION, Faulty, data_set, halved, run, shifted, swapped, worse, write_patient
 from tests.runtime.report.drawn import Here
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("drawn_example")]
@@ -157,8 +157,8 @@ def test_drift_without_the_earlier_masks(data: Path, first: Path, tmp_path: Path
 
 def test_scans_that_changed_are_named(first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = data_set(tmp_path / "data")
+    write_patient(data, "p1", up=2)
     for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
-        (data / folder / f"p1{ending}").write_bytes((data / folder / f"p2{ending}").read_bytes())
         (data / folder / f"p3{ending}").unlink()
     record = run(data, tmp_path / "out", earlier=first)
     assert record.drift

@@ -1,6 +1,7 @@
 """Which patients of a data set are used, and why."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,13 @@ def test_a_data_set_without_a_description_is_taken(data: Path) -> None:
     (data / "dataset.json").unlink()
     assert choose(data).channels == ()
     assert list(choose(data).patients) == ["p0", "p1"]
+
+
+def test_a_copy_of_a_scan_is_no_further_patient(data: Path) -> None:
+    for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        shutil.copy(data / folder / f"p0{ending}", data / folder / f"p5{ending}")
+    with pytest.raises(InputError, match="found the same scan for p0 and p5, expected one patient of each"):
+        choose(data)
 
 
 @pytest.mark.parametrize(
