@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import nibabel
 import numpy as np
@@ -126,7 +126,7 @@ def segment(
     search: Search = "auto",
     flips: bool = False,
 ) -> Segmentation:
-    """Segment a scan with a model that stays loaded between calls (a cached `Segmenter`).
+    """Segment a scan with a model that stays loaded between calls (a cached `Segmenter`), until its file is replaced.
 
     Args:
         scan: see `Segmenter.__call__`.
@@ -150,6 +150,7 @@ def segment(
     chosen = None if model is None else str(Path(model).resolve())
     return _loaded(
         chosen,
+        _state(chosen),
         backend=backend,
         device=device,
         batch_size=batch_size,
@@ -159,7 +160,18 @@ def segment(
     )(scan, spacing_mm)
 
 
-_loaded = functools.lru_cache(maxsize=4)(Segmenter)
+@functools.lru_cache(maxsize=4)
+def _loaded(model: str | None, _state: tuple[int, ...], **options: Any) -> Segmenter:
+    """The `Segmenter` of a model file in one state."""
+    return Segmenter(model, **options)
+
+
+def _state(model: str | None) -> tuple[int, ...]:
+    """What changes if a model file is replaced; empty if there is none, or it is the packaged one."""
+    if model is None or not Path(model).exists():
+        return ()
+    status = Path(model).stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _volume_of(images: Sequence[nibabel.Nifti1Image]) -> Volume:

@@ -1,5 +1,6 @@
 """The Python interface: images and arrays in, labels in the same order out."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import parotid_seg
 from parotid_seg import api
 from parotid_seg.errors import InputError, ModelError, OptionError, ParotidSegError, ScanError
 from parotid_seg.metrics import dice
+from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.segmentation.segment import Segmentation
 from tests.dicom_example import few_slices
@@ -95,6 +97,20 @@ def test_the_model_stays_loaded(
         found = parotid_seg.segment(head, backend="onnxruntime")
     np.testing.assert_array_equal(found.mask, expected.mask)
     assert len(loaded) == 1
+    api._loaded.cache_clear()
+
+
+def test_a_replaced_model_is_loaded_again(tmp_path: Path, expected: Segmentation, head: nibabel.Nifti1Image) -> None:
+    file = tmp_path / "m.onnx"
+    shutil.copy(DEFAULT_MODEL, file)
+    api._loaded.cache_clear()
+    for _ in range(2):
+        found = parotid_seg.segment(head, model=file, backend="onnxruntime")
+        np.testing.assert_array_equal(found.mask, expected.mask)
+    assert api._loaded.cache_info().hits == 1
+    file.write_text("no")
+    with pytest.raises(ModelError, match="not an ONNX model"):
+        parotid_seg.segment(head, model=file, backend="onnxruntime")
     api._loaded.cache_clear()
 
 

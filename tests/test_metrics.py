@@ -177,6 +177,13 @@ def test_shapes_must_agree(metric: Callable[..., float]) -> None:
         metric(ONE, np.zeros((2, 2, 2), bool))
 
 
+@pytest.mark.parametrize("metric", [dice, iou, accuracy, lambda one, other: hausdorff_mm(one, other, SPACING)])
+def test_a_label_map_is_no_mask(metric: Callable[..., float]) -> None:
+    with pytest.raises(InputError, match="type uint8 with other values than 0 and 1, expected bool"):
+        metric(2 * ONE.astype(np.uint8), ONE.astype(np.uint8))
+    assert metric(ONE.astype(np.uint8), ONE) == metric(ONE, ONE)
+
+
 def test_case_scores_by_hand() -> None:
     reference = np.zeros((1, 2, 4), np.uint8)
     reference[0, 0] = (1, 1, 2, 2)
@@ -191,6 +198,11 @@ def test_case_scores_by_hand() -> None:
     assert scores.labels["right"].dsc == pytest.approx(2 / 4)
     assert scores.labels["left"].volume_error_ml == pytest.approx(0.001)
     assert scores.labels["right"].hd_mm == pytest.approx(1.0)
+
+
+def test_one_value_has_no_interval() -> None:
+    mean, *ends = bootstrap_mean([0.8])
+    assert (mean, *map(math.isnan, ends)) == (0.8, True, True)
 
 
 def test_bootstrap_interval_holds_the_mean_and_narrows() -> None:

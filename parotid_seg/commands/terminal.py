@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from parotid_seg.files import visible
 from parotid_seg.scan.labels import from_the_right, plain_name
-from parotid_seg.wording import counted
+from parotid_seg.wording import counted, some_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from parotid_seg.commission.record import CommissionRecord
+    from parotid_seg.commission.record import CommissionRecord, DriftRecord
     from parotid_seg.runtime.compare import ComparisonRecord
     from parotid_seg.runtime.evaluation import Evaluation, Mean
     from parotid_seg.runtime.pipeline.run import Outcome
@@ -198,7 +198,8 @@ def print_comparison(result: ComparisonRecord, *, every_figure: bool) -> None:
             numbers = (each.mean_a, each.mean_b, each.difference, each.low, each.high)
             mean_a, mean_b, *signed = (_number(each.figure, number) for number in numbers)
             difference, low, high = (f"+{text}" if text[0].isdigit() else text for text in signed)
-            row = (mean_a, mean_b, difference, f"{low} to {high}", str(each.patients), each.better or "")
+            interval = "" if each.low is None else f"{low} to {high}"
+            row = (mean_a, mean_b, difference, interval, str(each.patients), each.better or "")
             table.add_row(each.structure, f"{absolute}{title} ({'lower' if lower else 'higher'})", *row)
     console.print(table)
     _print_notes(console, result.notes, every_figure)
@@ -230,17 +231,27 @@ def print_commission(record: CommissionRecord, out: Path) -> None:
     if record.expected:
         say(in_words(record.expected))
     if record.drift:
-        say(record.drift.verdict)
-        for fault in record.drift.faults:
-            say(f"fault: {fault.text}")
-        for note in record.drift.notes:
-            say(f"note: {note}")
+        _print_drift(record.drift, say)
     for text, _ in trained_on(record):
         say(text)
     if record.against:
         say(record.against.advice + ("" if record.against.equal else f" {record.against.comparison.verdict}"))
+        own = "B: "  # those of the commissioned model are above
+        for note in (each for each in record.against.comparison.notes if not each.startswith(own)):
+            say(f"note: {note}")
     patients = counted(len(record.patients.names), "patient")
     say(f"{verdict_in_words(record)} on {patients}; report.html and commission.json in {out}")
+
+
+def _print_drift(drift: DriftRecord, say: Callable[[str], None]) -> None:
+    say(drift.verdict)
+    for fault in drift.faults:
+        say(f"fault: {fault.text}")
+    for where, names in (("this run", drift.added), ("the earlier run", drift.gone)):
+        if names:
+            say(f"note: masks in {where} only: {some_of(names)}")
+    for note in drift.notes:
+        say(f"note: {note}")
 
 
 def _console(wide: bool) -> Console:

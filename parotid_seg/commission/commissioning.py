@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from msgspec import structs
+
 from parotid_seg.commission.conditions import conditions_of
 from parotid_seg.commission.drift import EXAMPLE, MASKS, Earlier, Made, compare_with, lowest_dsc, newest, set_aside
 from parotid_seg.commission.expected import expected_record, glands_in
@@ -121,6 +123,12 @@ class Masks:
         return self.results.run.model.sha256
 
     @property
+    def engines(self) -> str:
+        """What made the masks, in words."""
+        ran = (case.engine for case in self.cases.values() if case.engine)
+        return "; ".join(dict.fromkeys(f"{each.backend} on {each.device}, {each.precision}" for each in ran))
+
+    @property
     def contract(self) -> Contract:
         """The model's contract."""
         return self.results.run.model.contract
@@ -131,14 +139,14 @@ class _New:
     """What is known of the commissioned model when it is compared with another one.
 
     Attributes:
-        model, contract: its record and its contract.
+        model, masks: its record and its masks.
         evaluation: figures of its masks.
-        voxels: hashes of its masks' voxels, by patient.
+        voxels: hashes of their voxels, by patient.
         hashes: of the scans.
     """
 
     model: CommissionModelRecord
-    contract: Contract
+    masks: Masks
     evaluation: Evaluation
     voxels: Mapping[str, str]
     hashes: Hashes
@@ -175,9 +183,10 @@ def commission(order: Order, *, say: Say = lambda _: None, progress: Progress = 
     drift = compare_with(earlier, Made(order.out, records, example, conditions)) if earlier else None
     hashes = Hashes(order.chosen.patients)
     model = model_record(order.model.name, masks.sha256, contract, masks.cases, hashes)
-    new = _New(model, contract, evaluation, {name: each.voxels_sha256 for name, each in records.items()}, hashes)
+    new = _New(model, masks, evaluation, {name: each.voxels_sha256 for name, each in records.items()}, hashes)
     against = _against(order, new, planned, say, progress) if order.against else None
-    limits = checked(order.limits, Achieved(evaluation, len(masks.failed), lowest_dsc(drift) if drift else None))
+    earlier_dsc, in_both = (lowest_dsc(drift), len(records) - len(drift.added)) if drift else (None, 0)
+    limits = checked(order.limits, Achieved(evaluation, len(masks.failed), earlier_dsc, in_both))
     record = CommissionRecord(
         schema_version=1,
         begun=begun.isoformat(timespec="seconds"),
@@ -345,7 +354,7 @@ def _compared(chosen: Chosen, masks: Masks, evaluation: Evaluation) -> tuple[dic
         patient = chosen.patients[name]
         stored = read_mask(masks.path(name))[0]
         records[name] = _mask_record(masks.path(name).name, stored, patient, case)
-        mask, reference, _ = evaluation.labels.common(stored, read_mask(patient.reference)[0])
+        mask, reference, _ = evaluation.labels.scored(stored, read_mask(patient.reference)[0])
         signs[name] = signs_of(mask, reference, evaluation.labels.names)
     return records, faults_in(signs, "masks", "references")
 
@@ -363,9 +372,12 @@ def _against(order: Order, new: _New, planned: Doses | None, say: Say, progress:
     }
     places = {"a": masks.folder, "b": order.out / MASKS, "references": order.chosen.references}
     comparison = comparison_of(_only(first, names), _only(second, names), places, missing)
+    if masks.engines != new.masks.engines:
+        note = f"A ran on {masks.engines}; B on {new.masks.engines}: with --backend both run on one engine"
+        comparison = structs.replace(comparison, notes=[*comparison.notes, note])
     other = model_record(order.against.name, masks.sha256, masks.contract, masks.cases, new.hashes)
     voxels = {name: _voxels_hash(read_mask(masks.path(name))[0]) for name in masks.cases}
-    equal = equality((other, new.model), (masks.contract, new.contract), (voxels, new.voxels))
+    equal = equality((other, new.model), (masks.contract, new.masks.contract), (voxels, new.voxels))
     return AgainstRecord(
         model=other, equal=equal, advice=advice(comparison, other, new.model, equal), comparison=comparison
     )

@@ -12,6 +12,8 @@ from parotid_seg.runtime.report.results import Results
 from parotid_seg.runtime.segmentation.segmentation_options import RULES_VERSION, SegmentationOptions
 from parotid_seg.system import cpu_name
 
+LABELS = "labels"
+"""Name of the condition that says what the numbers of a mask mean."""
 PACKAGE = "package "
 """Beginning of the names of packages."""
 
@@ -33,7 +35,7 @@ def conditions_of(results: Results) -> dict[str, str]:
     gpus = find_gpus()
     return {
         "model file": run.model.sha256,
-        **_of_contract(run.model.contract),
+        **determining(run.model.contract),
         "rules of parotid-seg": str(RULES_VERSION),
         **{f"option {name}": str(value) for name, value in options.items()},
         **{name: "; ".join(values) for name, values in engines.items()},
@@ -48,14 +50,14 @@ def conditions_of(results: Results) -> dict[str, str]:
     }
 
 
-def _of_contract(contract: Contract) -> dict[str, str]:
+def determining(contract: Contract) -> dict[str, str]:
     """The contract's parts that determine a mask."""
     windows = zip(contract.channels, contract.windows, strict=True)
     shown = [f"{name} {'of the scan' if each is None else f'{each[0]:g} to {each[1]:g}'}" for name, each in windows]
     grid = contract.grid
     return {
         "window": ", ".join(shown),
-        "labels": ", ".join(contract.labels[1:]),
+        LABELS: ", ".join(contract.labels[1:]),
         "grid": f"{grid.size} x {grid.size} pixels of {grid.spacing_mm:g} mm, slices every {grid.slice_step_mm:g} mm",
         "weights": contract.weights,
     }

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from parotid_seg.commission.conditions import changes, in_words
+import numpy as np
+
+from parotid_seg.commission.conditions import LABELS, changes, in_words
 from parotid_seg.commission.faults import Signs, faults_in, signs_of
 from parotid_seg.commission.record import CommissionRecord, ConditionChange, DriftRecord, MaskChange, MaskRecord
 from parotid_seg.errors import InputError, ScanError
@@ -99,28 +101,22 @@ def compare_with(earlier: Earlier, made: Made) -> DriftRecord:
     if made.example and earlier.record.example:
         both[EXAMPLE_NAME] = (earlier.record.example, made.example)
         places[EXAMPLE_NAME] = EXAMPLE
-    different = {name: pair for name, pair in both.items() if pair[0].voxels_sha256 != pair[1].voxels_sha256}
+    conditions = changes(earlier.record.conditions, made.conditions)
+    labels_differ = any(each.name == LABELS for each in conditions)
     signs: dict[str, Signs] = {}
     changed, notes = [], []
-    for name, (old, new) in different.items():
+    for name, (old, new) in both.items():
+        equal = old.voxels_sha256 == new.voxels_sha256
+        if equal and not labels_differ:
+            continue
         dsc, sign, note = _compared(earlier.path.parent / places[name] / old.mask, made.out / places[name] / new.mask)
+        if equal and dsc == 1:  # labels that are only spelled otherwise
+            continue
         notes += [note] if note else []
         signs |= {name: sign} if sign else {}
-        sizes = {each: size - old.volumes_ml.get(each, 0.0) for each, size in new.volumes_ml.items()}
-        inputs = {
-            "scan": old.scan_sha256 != new.scan_sha256,
-            "reference": old.reference_sha256 != new.reference_sha256,
-        }
-        changed.append(
-            MaskChange(
-                patient=name,
-                dsc=dsc,
-                volumes_ml={each: round(size, 3) for each, size in sizes.items()},
-                input_changed=[each for each, is_other in inputs.items() if is_other],
-            )
-        )
+        changed.append(_change(name, old, new, dsc))
     changed.sort(key=lambda each: -1.0 if each.dsc is None else each.dsc)
-    conditions = changes(earlier.record.conditions, made.conditions)
+    different = {each.patient for each in changed}
     notes += _inputs_changed({name: pair for name, pair in both.items() if name not in different})
     return DriftRecord(
         earlier=str(earlier.path),
@@ -136,6 +132,22 @@ def compare_with(earlier: Earlier, made: Made) -> DriftRecord:
     )
 
 
+def _change(name: str, old: MaskRecord, new: MaskRecord, dsc: float | None) -> MaskChange:
+    """The record of a mask that differs."""
+    structures = dict.fromkeys([*new.volumes_ml, *old.volumes_ml])
+    sizes = {each: new.volumes_ml.get(each, 0.0) - old.volumes_ml.get(each, 0.0) for each in structures}
+    inputs = {
+        "scan": old.scan_sha256 != new.scan_sha256,
+        "reference": old.reference_sha256 != new.reference_sha256,
+    }
+    return MaskChange(
+        patient=name,
+        dsc=dsc,
+        volumes_ml={each: round(size, 3) for each, size in sizes.items()},
+        input_changed=[each for each, is_other in inputs.items() if is_other],
+    )
+
+
 def lowest_dsc(drift: DriftRecord) -> float | None:
     """The lowest DSC between the masks of both runs, 1 if all are equal; NaN if an earlier mask that differs is not
     there, None if no mask was compared."""
@@ -147,16 +159,23 @@ def lowest_dsc(drift: DriftRecord) -> float | None:
 
 
 def _compared(old: Path, new: Path) -> tuple[float | None, Signs | None, str]:
-    """Lowest DSC of a structure between two masks, and how they differ; or why that cannot be told."""
+    """Lowest DSC of a structure between two masks, and how they differ; or why that cannot be told.
+
+    A structure of one of them only has a DSC of 0.
+    """
     if not is_real_file(old):
         return None, None, f"earlier masks are not beside their record: no such folder or file as {old}"
     try:
         check_same_voxels(new, old)
         labels: LabelMatch = match_labels(new, old)
-        mask, other, _ = labels.common(read_mask(new)[0], read_mask(old)[0])
+        stored, earlier = read_mask(new)[0], read_mask(old)[0]
     except (InputError, ScanError) as error:
         return None, None, f"cannot be compared with the earlier mask: {error}"
-    dsc = min(dice(mask == value, other == value) for value in range(1, len(labels.names)))
+    mask, other, _ = labels.common(stored, earlier)
+    lost = any(
+        np.count_nonzero(before) > np.count_nonzero(after) for before, after in ((stored, mask), (earlier, other))
+    )
+    dsc = 0.0 if lost else min(dice(mask == value, other == value) for value in range(1, len(labels.names)))
     return dsc, signs_of(mask, other, labels.names), ""
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from parotid_seg.errors import InputError
-from parotid_seg.files import exists
+from parotid_seg.files import exists, hash_file, size_of
 from parotid_seg.records import read_record
 from parotid_seg.scan.label_set import DESCRIPTION, channel_names, data_folder
 from parotid_seg.scan.nifti import ENDINGS, by_case, check_same_voxels, is_nifti
@@ -86,9 +86,12 @@ def choose(place: Path) -> Chosen:
     found: dict[str, dict[str, Labelled]] = {}
     notes = []
     for images, labels in FOLDERS.items():
-        found[images], left_out = _labelled(data / images, data / labels)
-        if left_out:
-            notes.append(f"not used, since without a label map: {len(left_out)} of {images} ({some_of(left_out)})")
+        found[images], unlabelled, alone = _labelled(data / images, data / labels)
+        if unlabelled:
+            notes.append(f"not used, since without a label map: {len(unlabelled)} of {images} ({some_of(unlabelled)})")
+        if alone:
+            scans = f"{images}/CASE_0000.nii.gz"
+            notes.append(f"not used, since without a scan {scans}: {len(alone)} of {labels} ({some_of(alone)})")
     patients, why = _chosen(data, found, splits.get(TEST, []))
     if not patients:
         raise InputError(f"found no scan with a label map, {EXPECTED}", path=data)
@@ -98,12 +101,23 @@ def choose(place: Path) -> Chosen:
             f"in the lists train and validation of {SPLITS}: {len(known)} of them; for a model trained on them "
             "the figures are too good"
         )
-    places: dict[Path, str] = {}
-    for name, each in patients.items():
+    for each in patients.values():
         check_same_voxels(each.reference, each.scan)
-        if (other := places.setdefault(each.scan.resolve(), name)) != name:
-            raise InputError(f"found the same scan for {other} and {name}, expected one patient of each", path=data)
+    for name, other in _of_one_scan(patients):
+        raise InputError(f"found the same scan for {name} and {other}, expected one patient of each", path=data)
     return Chosen(data.resolve(), patients, why, tuple(notes), channels)
+
+
+def _of_one_scan(patients: Mapping[str, Labelled]) -> Iterator[tuple[str, str]]:
+    """Pairs of patients whose scans are one file, or have the same content. Only files of one size are read."""
+    by_size: dict[int, list[str]] = {}
+    for name, each in patients.items():
+        by_size.setdefault(size_of(each.scan), []).append(name)
+    for names in by_size.values():
+        seen: dict[str, str] = {}
+        for name in names if len(names) > 1 else ():
+            if (first := seen.setdefault(hash_file(patients[name].scan), name)) != name:
+                yield first, name
 
 
 def _chosen(
@@ -130,12 +144,12 @@ def _chosen(
     return dict(found["imagesTr"]), why
 
 
-def _labelled(images: Path, labels: Path) -> tuple[dict[str, Labelled], list[str]]:
-    """The patients of a folder that have label maps, and the names of the others."""
+def _labelled(images: Path, labels: Path) -> tuple[dict[str, Labelled], list[str], list[str]]:
+    """The patients of a folder that have label maps, and the names of scans and of label maps without the other."""
     scans = by_case(path for path in _files(images) if FIRST_CHANNEL.fullmatch(path.name))
     maps = by_case(path for path in _files(labels) if is_nifti(path))
     patients = {name: Labelled(path, maps[name]) for name, path in scans.items() if name in maps}
-    return patients, sorted(scans.keys() - patients.keys())
+    return patients, sorted(scans.keys() - patients.keys()), sorted(maps.keys() - patients.keys())
 
 
 def _files(folder: Path) -> list[Path]:

@@ -117,13 +117,15 @@ class Achieved:
     Attributes:
         evaluation: of the patients with masks.
         failed: number of patients without.
-        earlier_dsc: lowest DSC between the masks of this run and an earlier one; NaN if it cannot be told, None
-            without an earlier run.
+        earlier_dsc: lowest DSC between the masks of this run and an earlier one, the example's included; NaN if it
+            cannot be told, None without an earlier run.
+        in_both: number of patients with a mask in both runs.
     """
 
     evaluation: Evaluation
     failed: int
     earlier_dsc: float | None
+    in_both: int = 0
 
 
 def checked(limits: Mapping[str, float], achieved: Achieved) -> list[LimitRecord]:
@@ -143,7 +145,7 @@ def _checked(key: str, value: float, achieved: Achieved) -> Iterator[LimitRecord
     elif key == "earlier_dsc":
         if achieved.earlier_dsc is not None:
             note = "the earlier masks that differ are not there" if math.isnan(achieved.earlier_dsc) else ""
-            yield _record(key, value, achieved.earlier_dsc, patients=patients, note=note)
+            yield _record(key, value, achieved.earlier_dsc, patients=achieved.in_both, note=note)
     else:
         found = patients if key == "patients" else achieved.failed
         yield _record(key, value, float(found), patients=patients + achieved.failed)

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from parotid_seg.commission.conditions import in_words
 from parotid_seg.commission.drift import MASKS
 from parotid_seg.commission.expected import in_words as expected_in_words
+from parotid_seg.commission.faults import FEWEST
 from parotid_seg.commission.labelled import Chosen
 from parotid_seg.commission.limits import FEW, LIMITS
 from parotid_seg.commission.record import CommissionRecord, LimitRecord
@@ -99,6 +100,8 @@ def page(record: CommissionRecord, pictures: list[Picture]) -> str:
             record=record,
             title=f"Commissioning: {verdict_in_words(record)}",
             few=len(record.patients.names) < FEW,
+            fewest_for_shift=FEWEST,
+            seeks_shift=len(record.patients.names) >= FEWEST,
             limits=[_limit(each) for each in record.limits],
             figures=FIGURES,
             shown=figures,
@@ -127,9 +130,13 @@ def trained_on(record: CommissionRecord) -> list[tuple[str, bool]]:
 
 def verdict_in_words(record: CommissionRecord) -> str:
     """Whether the limits are met, and whether faults were found."""
-    missed, faults = sum(not each.met for each in record.limits), len(record.faults)
-    verdict = f"{missed} of {len(record.limits)} limits missed" if missed else "all limits met"
-    return f"{verdict}, {counted(faults, 'fault')} found" if faults else verdict
+    missed = sum(not each.met for each in record.limits)
+    parts = [f"{missed} of {len(record.limits)} limits missed" if missed else "all limits met"]
+    if record.faults:
+        parts.append(f"{counted(len(record.faults), 'fault')} found")
+    if record.drift and record.drift.faults:
+        parts.append(f"{counted(len(record.drift.faults), 'fault')} against the earlier masks")
+    return ", ".join(parts)
 
 
 def limit_in_words(each: LimitRecord) -> tuple[str, str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from parotid_seg.commission.conditions import determining
 from parotid_seg.commission.labelled import Labelled
 from parotid_seg.commission.record import CommissionModelRecord, Equal
 from parotid_seg.contract import Contract
@@ -80,7 +81,8 @@ def equality(
     """
     if models[0].sha256 == models[1].sha256:
         return "file"
-    if contracts[0].graph_sha256 and contracts[0].graph_sha256 == contracts[1].graph_sha256:
+    same_use = determining(contracts[0]) == determining(contracts[1])
+    if same_use and contracts[0].graph_sha256 and contracts[0].graph_sha256 == contracts[1].graph_sha256:
         return "network"
     return "masks" if masks[0] == masks[1] and contracts[0].labels == contracts[1].labels else None
 

@@ -231,7 +231,7 @@ def _contoured(
         if structures.approval == REJECTED:
             skip(NotUsed(STRUCTURES, structures.path, f"its approval status is {REJECTED}"))
         elif not contoured.rois:
-            reason = "no ROI with contours has a name that means one of the labels"
+            reason = "no ROI with contours can be used as a label; a line for each ROI says why"
             skip(NotUsed(STRUCTURES, structures.path, reason, wanted=contoured.near))
             _skip_unused_rois(contoured, skip)
         else:
@@ -264,12 +264,11 @@ def _unfit(contoured: Contoured, wanted: Wanted) -> str:
     """Why a structure set's ROIs cannot be the labels; empty if they can."""
     for label, rois in contoured.rois.items():
         if len(rois) > 1:
-            return (
-                f"{len(rois)} ROIs mean {label}: {', '.join(roi.shown for roi in rois)}; --names may name one of them"
-            )
+            found = ", ".join(roi.shown for roi in rois)
+            return f"{len(rois)} ROIs mean {label}: {found} (--names may name one of them)"
     missing = [label for label in wanted.names.labels if label not in contoured.rois]
     if missing and not wanted.partial:
-        return f"no contours of {', '.join(missing)}, which would be learnt as background; --partial keeps the scan"
+        return f"no contours of {', '.join(missing)}, which would be learnt as background (--partial keeps the scan)"
     return ""
 
 

@@ -131,7 +131,7 @@ class RoiNames:
         near = likely_label or next(filter(None, map(resembled, (name, *readings))), "")
         if near:
             how = "in another character set its name means" if likely_label else "its name looks like"
-            return Meaning(reason=f"{how} {near}; --names can say what it is", gland=True, near=True)
+            return Meaning(reason=f"{how} {near} (--names can say what it is)", gland=True, near=True)
         return replace(by_rules, gland=by_rules.gland or any(map(_speaks_of_gland, (name, *readings))))
 
 

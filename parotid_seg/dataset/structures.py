@@ -249,7 +249,7 @@ def choose(candidates: Sequence[Contoured], prefer: str | None) -> Contoured:
     equal = [each for each in ranked if rank(each) == rank(ranked[0])]
     if len(equal) > 1:
         raise ScanError(
-            f"{len(equal)} structure sets of the series are of equal standing and date, expected one that counts; "
-            "--prefer names its label"
+            f"{len(equal)} structure sets of the series are of equal standing and date, expected one that counts "
+            "(--prefer names its label)"
         )
     return ranked[0]

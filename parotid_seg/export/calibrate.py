@@ -4,13 +4,15 @@ its masks, and its operating range."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from parotid_seg.calibration import Calibration, OperatingRange
 from parotid_seg.contract import Contract
 from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.export.parity import contour_of, scans_in, torch_labels
+from parotid_seg.records import read_record
 from parotid_seg.runtime.evaluation import dsc_of_sides, exchanged_in
 from parotid_seg.runtime.fit_calibration import (
     LEAST_GLANDS,
@@ -22,7 +24,7 @@ from parotid_seg.runtime.fit_calibration import (
     operating_range,
     seen_patient,
 )
-from parotid_seg.runtime.label_match import Contours
+from parotid_seg.runtime.label_match import RUN, Contours
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.scan.components import clean_labels
 from parotid_seg.scan.intensity import in_windows
@@ -79,7 +81,7 @@ def calibrated_on(
             raise ScanError(error.reason, path=error.path or place_of(first)) from error
     _report_doubts(of_sides, without, len(found), report)
     patients = len({each.patient for each in glands})
-    whose = "the model's masks" if masks is None else "masks of models not trained on them"
+    whose = "the model's masks" if masks is None else _whose(masks, found, contract, report)
     calibrations = calibrate(glands, contract, f"{patients} patients, {whose}")
     limits = operating_range(seen, whose)
     if not calibrations:
@@ -106,6 +108,48 @@ def _report_doubts(
         report(f"not calibrated on, since without a contour: {len(without)} of {patients} ({some_of(without)})")
 
 
+@dataclass(frozen=True)
+class _RunFileContract:
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _RunFileModel:
+    contract: _RunFileContract
+
+
+@dataclass(frozen=True)
+class _RunFile:
+    """The fields read from a run.json."""
+
+    model: _RunFileModel
+
+
+def _whose(masks: Path, scans: Sequence[Scan], contract: Contract, report: Callable[[str], None]) -> str:
+    """Whose the masks in a folder are, in words; by the run.json of `infer` there they may be of a model that has seen
+    the patients, which is reported."""
+    path = masks / RUN
+    if path.is_file():
+        training = read_record(path, _RunFile, unknown_fields=True, expected="a file of infer").model.contract.training
+        if seen := _seen(Seen.recorded(training), scans, contract):
+            report(
+                f"warning: {path}: this model was trained on {len(seen)} of the {len(scans)} patients "
+                f"({some_of(seen)}); if the masks are its own, the floors are too high"
+            )
+            return f"masks, perhaps of a model that was trained on {len(seen)} of them"
+    return "masks of models not trained on them"
+
+
+def _seen(trained_on: Seen, scans: Sequence[Scan], contract: Contract) -> list[str]:
+    """Names of the scans that are among those of a training; errors as `_check_unseen`."""
+    files = [sources for sources in scans if all(isinstance(each, Path) for each in sources)]
+    return [
+        cast(Path, sources[0]).name
+        for sources in (files if trained_on.scans else [])
+        if trained_on.has(hash_of_scan(cast(tuple[Path, ...], sources), contract.channels, contract.windows))
+    ]
+
+
 def _check_unseen(scans: Sequence[Scan], contract: Contract, place: Path) -> bool:
     """Check that a model was not trained on some scans, whose masks would be better than those of new patients.
 
@@ -117,13 +161,7 @@ def _check_unseen(scans: Sequence[Scan], contract: Contract, place: Path) -> boo
         ScanError: if a scan cannot be read.
     """
     trained_on = Seen.recorded(contract.training)
-    files = [sources for sources in scans if all(isinstance(each, Path) for each in sources)]
-    seen = [
-        cast(Path, sources[0]).name
-        for sources in (files if trained_on.scans else [])
-        if trained_on.has(hash_of_scan(cast(tuple[Path, ...], sources), contract.channels, contract.windows))
-    ]
-    if seen:
+    if seen := _seen(trained_on, scans, contract):
         raise OptionError(
             f"--calibrate: {place}: the model was trained on {len(seen)} of the {len(scans)} patients "
             f"({some_of(seen)}), and its masks of them are better than those of new ones; expected others, or masks of "

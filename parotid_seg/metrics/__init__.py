@@ -97,9 +97,9 @@ def dice(prediction: Binary, reference: Binary) -> float:
     """Dice similarity coefficient of two binary masks of one shape; 1.0 if both are empty.
 
     Raises:
-        InputError: if shapes differ.
+        InputError: if shapes differ, or a mask has other values than 0 and 1.
     """
-    _check_shapes(prediction, reference)
+    _check_binary(prediction, reference)
     total = int(np.count_nonzero(prediction)) + int(np.count_nonzero(reference))
     return 2.0 * int(np.count_nonzero(prediction & reference)) / total if total else 1.0
 
@@ -108,9 +108,9 @@ def iou(prediction: Binary, reference: Binary) -> float:
     """Intersection over union of two binary masks of one shape; 1.0 if both are empty.
 
     Raises:
-        InputError: if shapes differ.
+        InputError: if shapes differ, or a mask has other values than 0 and 1.
     """
-    _check_shapes(prediction, reference)
+    _check_binary(prediction, reference)
     union = int(np.count_nonzero(prediction | reference))
     return int(np.count_nonzero(prediction & reference)) / union if union else 1.0
 
@@ -122,9 +122,9 @@ def accuracy(prediction: Binary, reference: Binary) -> float:
         For an empty reference 1.0 if the prediction is empty as well, else 0.0.
 
     Raises:
-        InputError: if shapes differ.
+        InputError: if shapes differ, or a mask has other values than 0 and 1.
     """
-    _check_shapes(prediction, reference)
+    _check_binary(prediction, reference)
     total = int(np.count_nonzero(reference))
     if not total:
         return 0.0 if prediction.any() else 1.0
@@ -152,7 +152,7 @@ def hausdorff_mm(prediction: Binary, reference: Binary, spacing_mm: Spacing, *, 
         0.0 if both masks are empty; inf if exactly one is.
 
     Raises:
-        InputError: if shapes differ or a spacing is not positive and finite.
+        InputError: if shapes differ, a mask has other values than 0 and 1, or a spacing is not positive and finite.
     """
     return surface_distances_mm(prediction, reference, spacing_mm, percentiles=(percentile,))[0]
 
@@ -250,6 +250,7 @@ def score_case(
     spacing_mm: Spacing,
     names: Sequence[str],
     ignored: Binary | None = None,
+    shear: float = 1.0,
 ) -> CaseScores:
     """All figures of one case.
 
@@ -259,6 +260,8 @@ def score_case(
         spacing_mm: voxel size along the same axes.
         names: label names by value, background first.
         ignored: (D, H, W), voxels that are excluded from all figures.
+        shear: volume of a voxel over the product of its spacings, for volumes; distances are computed with axes at
+            right angles.
 
     Raises:
         InputError: if shapes differ, a spacing is not positive and finite, or every voxel is ignored.
@@ -273,7 +276,7 @@ def score_case(
         raise InputError("every voxel is ignored, expected some to score")
     box = _box_of_both(prediction > 0, reference > 0)
     labels = {
-        name: _score_label(prediction[box] == value, reference[box] == value, spacing_mm)
+        name: _score_label(prediction[box] == value, reference[box] == value, spacing_mm, shear)
         for value, name in enumerate(names[1:], start=1)
     }
     shown = [scores for scores in labels.values() if not scores.absent]
@@ -283,12 +286,12 @@ def score_case(
         macc=float(np.mean([accuracy(*background), *(scores.accuracy for scores in shown)])),
         miou=float(np.mean([iou(*background), *(scores.iou for scores in shown)])),
         labels=labels,
-        ignored_ml=volume_ml(~scored, spacing_mm),
+        ignored_ml=volume_ml(~scored, spacing_mm) * shear,
     )
 
 
-def _score_label(predicted: Binary, expected: Binary, spacing_mm: Spacing) -> LabelScores:
-    volume, reference_volume = volume_ml(predicted, spacing_mm), volume_ml(expected, spacing_mm)
+def _score_label(predicted: Binary, expected: Binary, spacing_mm: Spacing, shear: float) -> LabelScores:
+    volume, reference_volume = (volume_ml(mask, spacing_mm) * shear for mask in (predicted, expected))
     hd, hd95 = surface_distances_mm(predicted, expected, spacing_mm)
     if not volume and not reference_volume:
         absent = dict.fromkeys((each.name for each in fields(LabelScores)), NAN)
@@ -313,11 +316,13 @@ def bootstrap_mean(
     """Mean with a percentile bootstrap interval over cases (Efron & Tibshirani 1993).
 
     Returns:
-        (mean, lower end, upper end); three NaN for no values.
+        (mean, lower end, upper end); three NaN for no values, and NaN for the ends of one, which has no interval.
     """
     sample = np.asarray(values, dtype=np.float64)
     if not sample.size:
         return float("nan"), float("nan"), float("nan")
+    if sample.size == 1:
+        return float(sample[0]), float("nan"), float("nan")
     draws = np.random.default_rng(seed).integers(0, sample.size, size=(resamples, sample.size))
     means = sample[draws].mean(axis=1)
     tail = 50.0 * (1.0 - confidence)
@@ -337,9 +342,16 @@ def _box_of_both(prediction: Binary, reference: Binary) -> tuple[slice, ...]:
 
 
 def _check_masks(prediction: Binary, reference: Binary, spacing_mm: Spacing) -> None:
-    _check_shapes(prediction, reference)
+    _check_binary(prediction, reference)
     if not (np.isfinite(spacing_mm).all() and min(spacing_mm) > 0 and len(spacing_mm) == prediction.ndim):
         raise InputError(f"spacing_mm: found {spacing_mm}, expected {prediction.ndim} positive, finite numbers")
+
+
+def _check_binary(prediction: Binary, reference: Binary) -> None:
+    _check_shapes(prediction, reference)
+    for mask in (prediction, reference):
+        if mask.dtype != np.bool_ and not np.isin(mask, (0, 1)).all():
+            raise InputError(f"found a mask of type {mask.dtype} with other values than 0 and 1, expected bool")
 
 
 def _check_shapes(prediction: NDArray[np.generic], reference: NDArray[np.generic]) -> None:

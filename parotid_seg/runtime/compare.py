@@ -46,7 +46,7 @@ class Difference(Record, frozen=True, kw_only=True):
         structure: its name in the references, or "glands" ("structures"): a patient's mean over all of them.
         figure: see `LabelScores`; absolute values for volume and dose.
         mean_a, mean_b, difference: means over the patients, and B minus A; null if there are no patients.
-        low, high: 95 % bootstrap interval of the difference over patients.
+        low, high: 95 % bootstrap interval of the difference over patients; null for fewer than two.
         patients: number of patients with a finite figure in both sets.
         left_out: the others.
         better: the set that the interval shows to be better; null if it contains 0, or patients are too few.
@@ -157,7 +157,8 @@ def comparison_of(
     if not scored.structures():
         raise InputError(f"no structure is in both {places['a']} and {places['b']}")
     differences = list(_differences(scored, bool(a.dose_flags)))
-    text, better = _verdict(differences, together(scored.structures()))
+    alone = dict(_in_one_set_alone(scored))
+    text, better = _verdict(differences, together(scored.structures()), alone)
     return ComparisonRecord(
         schema_version=1,
         a=str(places["a"]),
@@ -165,7 +166,7 @@ def comparison_of(
         references=str(places["references"]),
         verdict=text,
         better=better,
-        notes=list(_notes(scored, missing, differences)),
+        notes=list(_notes(scored, missing, differences, alone)),
         patients=list(a.cases),
         missing=dict(missing),
         differences=differences,
@@ -241,8 +242,16 @@ def paired_confidence(patients: int) -> float:
     return float(1 - 2 * stats.norm.sf(reach))
 
 
-def _verdict(differences: Sequence[Difference], structure: str) -> tuple[str, Set | None]:
-    """The verdict in words, and the better set: decided by DSC, unless another main figure says the opposite."""
+def _verdict(
+    differences: Sequence[Difference], structure: str, alone: Mapping[str, Sequence[str]]
+) -> tuple[str, Set | None]:
+    """The verdict in words, and the better set: decided by DSC, unless another main figure says the opposite.
+
+    Args:
+        differences: all of them.
+        structure: what decides.
+        alone: see `_in_one_set_alone`.
+    """
     main = {each.figure: each for each in differences if each.structure == structure and each.figure in MAIN}
     first = main.pop(FIRST)
     if first.patients < FEWEST:
@@ -251,6 +260,9 @@ def _verdict(differences: Sequence[Difference], structure: str) -> tuple[str, Se
             None,
         )
     if not any(each.difference for each in differences):
+        if alone:
+            names = ", ".join(alone)
+            return f"no difference in what is compared, but only one set has {names} where the references do not", None
         return "no difference: all figures are equal", None
     others = {name: each.better for name, each in main.items() if each.better}
     reason = _in_words(first, structure)
@@ -273,13 +285,34 @@ def _in_words(each: Difference, structure: str) -> str:
     )
 
 
-def _notes(scored: _Scored, missing: Mapping[str, Sequence[str]], differences: Sequence[Difference]) -> Iterator[str]:
+def _notes(
+    scored: _Scored,
+    missing: Mapping[str, Sequence[str]],
+    differences: Sequence[Difference],
+    alone: Mapping[str, Sequence[str]],
+) -> Iterator[str]:
     where = {"a": "A", "b": "B", "references": "the references"}
     for place, names in missing.items():
         if names:
             yield f"not compared, since missing in {where[place]}: {', '.join(names)}"
     for name, evaluation in (("A", scored.a), ("B", scored.b)):
         yield from (f"{name}: {note}" for note in evaluation.notes)
+    for name, patients in alone.items():
+        which = f"{name} in {some_of(patients)}"
+        yield f"not compared, since one set has it, but neither the other nor the references: {which}"
     for each in differences:
-        if each.figure == "hd_mm" and each.left_out:
-            yield f"without distances of {each.structure}, since a mask is empty: {some_of(each.left_out)}"
+        left_out = [name for name in each.left_out if name not in alone.get(each.structure, ())]
+        if each.figure == "hd_mm" and left_out:
+            yield f"without distances of {each.structure}, since a mask is empty: {some_of(left_out)}"
+
+
+def _in_one_set_alone(scored: _Scored) -> Iterator[tuple[str, list[str]]]:
+    """Structures that one set has, and neither the other one nor the references, with the patients."""
+    names = [{other: name for name, other in each.labels.pairs.items()} for each in (scored.a, scored.b)]
+    for structure in scored.structures():
+        in_a, in_b = (
+            {case for case, scores in each.cases.items() if not scores.labels[name[structure]].absent}
+            for each, name in zip((scored.a, scored.b), names, strict=True)
+        )
+        if alone := [case for case in scored.a.cases if (case in in_a) != (case in in_b)]:
+            yield structure, alone

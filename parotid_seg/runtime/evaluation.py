@@ -14,20 +14,26 @@ from numpy.typing import NDArray
 
 from parotid_seg.errors import InputError, OptionError, ScanError
 from parotid_seg.files import exists, special_kind
-from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.flags import DOUBTFUL_PLACE, Flag, FlagCode
 from parotid_seg.metrics import NAN, SURFACE_FIGURES, CaseScores, bootstrap_mean, dice, score_case
 from parotid_seg.runtime import doses
 from parotid_seg.runtime.label_match import LabelMatch, match_labels
 from parotid_seg.runtime.report.flag_text import sentence
 from parotid_seg.scan.dose_grid import DoseGrid
 from parotid_seg.scan.labels import is_parotid, mirrored_labels
-from parotid_seg.scan.nifti import affine_of, by_case, case_name, check_same_voxels, is_nifti, read_mask
+from parotid_seg.scan.nifti import by_case, case_name, check_same_voxels, geometry_at, is_nifti, read_mask, shear_of
 from parotid_seg.scan.volume import Mask, Orientation
 from parotid_seg.wording import counted, some_of
 
 LABEL_FIGURES = ("dsc", "iou", "accuracy", "hd_mm", "hd95_mm", *SURFACE_FIGURES, "apl_mm", "volume_error_ml")
 DOSE_FIGURES = ("mean_error_gy", "mean_error_abs_gy")
 CASE_FIGURES = ("mpa", "macc", "miou")
+IN_ONE_OR_NEITHER = {
+    (False, False): "absent in both masks, not scored",
+    (False, True): "in the references only, DSC 0",
+    (True, False): "in the predictions only, DSC 0 (absent in the patient, or not contoured?)",
+}
+"""Notes on structures, by whether prediction and reference show them."""
 EXCHANGED_GAIN = 0.3
 """Least gain of a case's DSC by exchanging the sides."""
 
@@ -37,7 +43,7 @@ class Mean:
     """Mean over cases with its 95 % bootstrap interval.
 
     Attributes:
-        mean, low, high, median: over the cases with a finite figure.
+        mean, low, high, median: over the cases with a finite figure; one case has no interval.
         cases: number of these cases.
         missed: excluded cases with an infinite figure, because one of the two masks is empty.
         absent: excluded cases without the figure: both masks are empty, or lie outside the dose grid.
@@ -61,12 +67,14 @@ class Evaluation:
         labels: which labels were compared.
         dose_flags: remarks on the dose by case; empty without a dose.
         of_sides: DSC as it is and with the sides exchanged by case, see `dsc_of_sides`.
+        place_flags: remarks on the references' voxel axes and spacing by case.
     """
 
     cases: dict[str, CaseScores]
     labels: LabelMatch
     dose_flags: Mapping[str, tuple[Flag, ...]] = field(default_factory=dict)
     of_sides: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    place_flags: Mapping[str, tuple[Flag, ...]] = field(default_factory=dict)
 
     @cached_property
     def means(self) -> dict[str, Mean]:
@@ -98,23 +106,30 @@ class Evaluation:
                 f"not scored, since labelled 'ignore': {sum(ignored):.1f} ml in {counted(len(ignored), 'case')}"
             )
         for name in self.labels.pairs:
-            if absent := [case for case, scores in self.cases.items() if scores.labels[name].absent]:
-                notes.append(
-                    f"absent in both masks, not scored: {name} in {counted(len(absent), 'case')} ({some_of(absent)})"
-                )
-        return [*notes, *self._dose_notes()]
+            volumes = {
+                case: (scores.labels[name].volume_ml > 0, scores.labels[name].reference_ml > 0)
+                for case, scores in self.cases.items()
+            }
+            for where, text in IN_ONE_OR_NEITHER.items():
+                if found := [case for case, shown_in in volumes.items() if shown_in == where]:
+                    notes.append(f"{text}: {name} in {counted(len(found), 'case')} ({some_of(found)})")
+        return [*notes, *_remarks(self.place_flags), *_remarks(self.dose_flags)]
 
-    def _dose_notes(self) -> list[str]:
-        """Remarks on the doses, each once with its cases."""
-        cases_by_text = defaultdict(list)
-        for case, flags in self.dose_flags.items():
-            for flag in flags:
-                if flag.code is FlagCode.DOSE_PARTLY_OUTSIDE:
-                    cases_by_text[f"partly or wholly outside the dose grid: {flag.structure}"].append(case)
-                else:
-                    cases_by_text[sentence(flag)].append(case)
-        each_once = {text: dict.fromkeys(cases) for text, cases in cases_by_text.items()}
-        return [f"{text}: {counted(len(cases), 'case')} ({some_of(cases)})" for text, cases in each_once.items()]
+
+def _remarks(flags_by_case: Mapping[str, tuple[Flag, ...]]) -> list[str]:
+    """Remarks on cases, each once with its cases."""
+    texts = {
+        FlagCode.DOSE_PARTLY_OUTSIDE: "partly or wholly outside the dose grid: {structure}",
+        FlagCode.SHEARED: "voxel axes not at right angles (gantry tilt), distances and surfaces computed as if they "
+        "were",
+    }
+    cases_by_text = defaultdict(list)
+    for case, flags in flags_by_case.items():
+        for flag in flags:
+            own = texts.get(flag.code)
+            cases_by_text[own.format(structure=flag.structure) if own else sentence(flag)].append(case)
+    each_once = {text: dict.fromkeys(cases) for text, cases in cases_by_text.items()}
+    return [f"{text}: {counted(len(cases), 'case')} ({some_of(cases)})" for text, cases in each_once.items()]
 
 
 def evaluate(
@@ -167,7 +182,7 @@ def score_pairs(
     Raises:
         ScanError: as `evaluate`.
     """
-    cases, flags, of_sides = {}, {}, {}
+    cases, flags, of_sides, place_flags = {}, {}, {}, {}
     for name in sorted(pairs, key=lambda name: (len(name), name)):
         progress(name)
         found, expected = pairs[name]
@@ -176,18 +191,19 @@ def score_pairs(
         reference, spacing = read_mask(expected)
         labels.predictions.check(prediction, found)
         labels.references.check(reference, expected)
-        prediction, reference, ignored = labels.common(prediction, reference)
+        prediction, reference, ignored = labels.scored(prediction, reference)
         if ignored is not None and ignored.all():
             raise ScanError("every voxel is labelled 'ignore', expected some to score", path=expected)
-        scores = score_case(prediction, reference, spacing, labels.names, ignored)
+        affine, _, place = geometry_at(expected)
+        place_flags[name] = tuple(flag for flag in place if flag.code in (*DOUBTFUL_PLACE, FlagCode.SHEARED))
+        scores = score_case(prediction, reference, spacing, labels.names, ignored, shear_of(affine))
         if planned:
             dose = doses.read(planned.of_case(name, None, only=len(pairs) == 1), in_frame=False)
-            masks = [mask if ignored is None else np.where(ignored, 0, mask) for mask in (prediction, reference)]
-            scores, flags[name] = _with_doses(scores, dose, masks, affine_of(expected), labels.names)
+            scores, flags[name] = _with_doses(scores, dose, (prediction, reference), affine, labels.names)
         cases[name] = scores
         if sides := dsc_of_sides(prediction, reference, labels.names):
             of_sides[name] = sides
-    return Evaluation(cases, labels, flags, of_sides)
+    return Evaluation(cases, labels, flags, of_sides, place_flags)
 
 
 def _with_doses(

@@ -104,6 +104,13 @@ class LabelMatch:
                 ignored = (mask == side.labels.ignore) | (False if ignored is None else ignored)
         return of_predictions[prediction], of_references[reference], ignored
 
+    def scored(self, prediction: Mask, reference: Mask) -> tuple[Mask, Mask, NDArray[np.bool_] | None]:
+        """As `common`, with ignored voxels as background in both masks."""
+        prediction, reference, ignored = self.common(prediction, reference)
+        if ignored is not None:
+            prediction, reference = np.where(ignored, 0, prediction), np.where(ignored, 0, reference)
+        return prediction, reference, ignored
+
     @property
     def notes(self) -> list[str]:
         """Remarks on the figures, one line each."""
@@ -201,10 +208,11 @@ def naming_file(place: Path) -> Path | None:
     their data set (dataset.json beside them or in the folder above); None if there is none.
 
     Args:
-        place: their folder, or one mask.
+        place: their folder, or one mask. Above a folder that is a link is the link's data set, then that of its target.
     """
     folder = place.parent if place.is_file() else place
-    places = (folder / RUN, folder / DESCRIPTION, folder.resolve().parent / DESCRIPTION)
+    above = folder.absolute().parent, folder.resolve().parent
+    places = (folder / RUN, folder / DESCRIPTION, *(each / DESCRIPTION for each in above))
     return next((path for path in places if path.is_file()), None)
 
 

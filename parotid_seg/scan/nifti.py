@@ -161,9 +161,15 @@ def scan_of(
     check_extent(path, tuple(shape[axis] for axis in orientation.axes), spacing)
     intensities = intensities_of(stored.reshape(shape), scaling, path)
     voxels = cast(Voxels, orientation.to_canonical(intensities)[None])  # as stored: a large scan is not copied
-    shear = round(abs(float(np.linalg.det(geometry.affine[:3, :3] / spacing_stored))), 6)  # 1 to rounding, else less
+    shear = shear_of(geometry.affine)
     volume = Volume(voxels, (spacing[0], spacing[1], spacing[2]), orientation, geometry.flags, shear=shear)
     return NiftiScan(path, volume, header, image_class, geometry)
+
+
+def shear_of(affine: NDArray[np.float64]) -> float:
+    """Volume of a voxel over the product of its spacings; below 1 where the axes are not at right angles."""
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    return round(abs(float(np.linalg.det(affine[:3, :3] / lengths))), 6)  # 1 to rounding, else less
 
 
 def geometry_in(header: Nifti1Header, path: Path) -> Geometry:
@@ -190,13 +196,18 @@ def voxels_in(shape: Iterable[int]) -> int:
     return max(0, min(math.prod(max(0, int(size)) for size in shape), MOST_VOXELS))
 
 
-def affine_of(path: Path) -> NDArray[np.float64]:
-    """The affine (4, 4) of a file, from a stored voxel's indices to RAS in mm.
+def geometry_at(path: Path) -> Geometry:
+    """The geometry of a file.
 
     Raises:
         ScanError: if its header cannot be read, or its geometry is impossible.
     """
-    return geometry_in(read_header(path)[1], path).affine
+    return geometry_in(read_header(path)[1], path)
+
+
+def affine_of(path: Path) -> NDArray[np.float64]:
+    """The affine (4, 4) of a file, from a stored voxel's indices to RAS in mm; errors as `geometry_at`."""
+    return geometry_at(path).affine
 
 
 def read_mask(path: Path, like: NiftiScan | None = None) -> tuple[Mask, tuple[float, float, float]]:

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from parotid_seg.errors import InputError, RecordError
 from parotid_seg.files import write_text
+from parotid_seg.scan.intensity import fixed_windows
 from parotid_seg.scan.seen import Seen
 from parotid_seg.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from parotid_seg.train.config import SCRATCH, TrainConfig
 from parotid_seg.train.data.data_set import DataSet
-from parotid_seg.train.data.loading import ResumeState, Trained, announced, check_leaks, load_all
+from parotid_seg.train.data.loading import ResumeState, Trained, announced, check_leaks, load_all, seen_in
 from parotid_seg.train.data.patients import Patient
 from parotid_seg.train.network import SwinUnet, computes_in_bfloat16
 from parotid_seg.train.parallel import Processes
@@ -181,6 +182,10 @@ class Trainer(ABC):
             f"{how_to_go_on(self.run, self.epochs_done, self.kept())}"
         )
 
+    def as_before(self, transfer: Transfer) -> bool:
+        """Whether the weights of a source see scans as in its own training, as far as that is known."""
+        return transfer.fits(self.config.grid, fixed_windows(self.data.channels, self.config.window_hu))
+
     def tell(self, transfer: Transfer) -> None:
         """Report and write the record of a source's weights."""
         for line in transfer.lines():
@@ -188,6 +193,8 @@ class Trainer(ABC):
         if transfer.channels and transfer.channels != self.data.channels:
             trained, own = ", ".join(transfer.channels), ", ".join(self.data.channels)
             self.report(f"note: {transfer.source} was trained on {trained}, not on {own}")
+        if not self.as_before(transfer):
+            self.report(f"note: {transfer.source} has another grid or window, so this is not its model unchanged")
         if self.processes.first:
             transfer.save(self.run / "transfer.json")
 
@@ -377,7 +384,8 @@ class Trainer(ABC):
             "preset": self.config.preset,
             "epochs": self.epochs_done,
             "images": self.step * self.schedule.batch_size,
-            **self.seen.record(patient.sha256 for patient in self.train),
+            **self.seen.record(patient.sha256 for patient in (self.train if self.step else ())),
+            **seen_in(self.seen, self.validation),
             **scores,
         }
         checkpoint = Checkpoint(

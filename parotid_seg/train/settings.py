@@ -231,9 +231,9 @@ def check_same(saved: tuple[Any, ...], current: tuple[Any, ...], last: Path) -> 
     """
     if saved != current:
         raise InputError(
-            f"--resume: {last} was made with other settings: {_differences(saved, current)}; give the same again (they "
-            f"are in {last.with_name('config.toml')}), or, for more epochs or other settings, start a new run from it "
-            f"(--init {last} with another --out)"
+            f"--resume: {last} was made with other settings: {_differences(saved, current)}; give the same again "
+            f"(settings are in {last.with_name('config.toml')}), or, for more epochs or other settings, start a new "
+            f"run from it (--init {last} with another --out)"
         )
 
 

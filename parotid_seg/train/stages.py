@@ -12,7 +12,7 @@ from parotid_seg.train.checkpoint import what_it_is
 from parotid_seg.train.config import INITIAL, TrainConfig
 from parotid_seg.train.contrast import ContrastTrainer
 from parotid_seg.train.data.data_set import DataSet, open_data_sets
-from parotid_seg.train.data.loading import check_unchanged
+from parotid_seg.train.data.loading import check_unchanged, in_recorded_order
 from parotid_seg.train.loop import Trainer
 from parotid_seg.train.parallel import join, keep_freed_memory
 from parotid_seg.train.settings import check_init, length_note
@@ -127,6 +127,7 @@ def _fit_all(
             trainer.start(source)
         elif trainer.train:
             check_unchanged(trainer.run / "last.pt", trainer.trained, trainer.train, trainer.validation)
+            trainer.train = in_recorded_order(trainer.trained, trainer.train)
         say(f"stage {stage}: {trainer.epochs_done} of {trainer.schedule.epochs} epochs done")
         if stage in unfinished and not trainer.fit():
             return False

@@ -184,7 +184,7 @@ class SegmentTrainer(Trainer):
             return
         transfer = self.take(source, self.net.unet, parts=self.config.transfer, labels=self.data.labels)
         self.average.load_state_dict(self.net.state_dict())
-        self.whole_source = "" if transfer.random else source
+        self.whole_source = source if not transfer.random and self.as_before(transfer) else ""
         self.tell(transfer)
         if not self.schedule.initial_share:
             return

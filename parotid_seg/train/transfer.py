@@ -19,8 +19,10 @@ from timm.layers import resize_rel_pos_bias_table
 from timm.models import adapt_input_conv, clean_state_dict, load_state_dict
 from torch import Tensor
 
+from parotid_seg.contract import Grid
 from parotid_seg.errors import InputError
 from parotid_seg.records import write_record
+from parotid_seg.scan.intensity import Window, fixed_windows
 from parotid_seg.train.checkpoint import checked_weights, is_checkpoint, load_checkpoint
 from parotid_seg.train.config import IMAGENET, PARTS
 from parotid_seg.train.model_weights import is_model, network_weights, read_model_weights, unfold_norms
@@ -49,6 +51,7 @@ class Transfer:
         left_out: the source's weights that were not used, with the reason.
         random: the model's weights that stayed random.
         channels: of the scans that the source was trained on; empty if unknown.
+        grid, windows: of the source; None and empty if unknown.
     """
 
     source: str
@@ -57,6 +60,12 @@ class Transfer:
     left_out: dict[str, str]
     random: tuple[str, ...]
     channels: tuple[str, ...] = ()
+    grid: Grid | None = None
+    windows: tuple[Window | None, ...] = ()
+
+    def fits(self, grid: Grid, windows: tuple[Window | None, ...]) -> bool:
+        """Whether the source, as far as is known, has the same grid and windows."""
+        return self.grid in (None, grid) and self.windows in ((), windows)
 
     def lines(self) -> list[str]:
         """A summary: one line per part and one per reason."""
@@ -79,6 +88,8 @@ class Offered(NamedTuple):
     weights: Weights
     labels: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
+    grid: Grid | None = None
+    windows: tuple[Window | None, ...] = ()
 
 
 def part_of(name: str) -> str:
@@ -128,7 +139,7 @@ def start_from(
             same channels in another order.
     """
     parts = tuple(parts)
-    offered, offered_labels, offered_channels = _offered(source, net)
+    offered, offered_labels, offered_channels, grid, windows = _offered(source, net)
     if channels != offered_channels and sorted(channels) == sorted(offered_channels):
         found, expected = ", ".join(channels), ", ".join(offered_channels)
         raise InputError(f"--init {source}: found the channels {found}, expected them in its order: {expected}")
@@ -158,7 +169,7 @@ def start_from(
     if images is not None and is_model(source):
         unfold_norms(net, images)
     random = tuple(name for name in weights if name not in taken)
-    return Transfer(source, parts, tuple(taken), left_out, random, offered_channels)
+    return Transfer(source, parts, tuple(taken), left_out, random, offered_channels, grid, windows)
 
 
 def _offered(source: str, net: SwinUnet) -> Offered:
@@ -166,13 +177,16 @@ def _offered(source: str, net: SwinUnet) -> Offered:
         return Offered(_encoder(_imagenet(net.encoder.embed_dim), net))
     if is_model(source):
         model = read_model_weights(source)
-        return Offered(network_weights(source, model, net), model.contract.labels, model.contract.channels)
+        contract = model.contract
+        weights = network_weights(source, model, net)
+        return Offered(weights, contract.labels, contract.channels, contract.grid, contract.windows)
     check_init(source)
     path = Path(source)
     if is_checkpoint(path):
         checkpoint = load_checkpoint(path)
         weights = {name.removeprefix("unet."): value for name, value in checkpoint.weights.items()}
-        return Offered(weights, checkpoint.labels, checkpoint.channels)
+        windows = fixed_windows(checkpoint.channels, checkpoint.config.window_hu)
+        return Offered(weights, checkpoint.labels, checkpoint.channels, checkpoint.config.grid, windows)
     try:
         return Offered(_encoder(checked_weights(_foreign(path)), net))
     except InputError as error:

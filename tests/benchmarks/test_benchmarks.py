@@ -146,10 +146,10 @@ def files(
     for each in (scans, labels, doses, one):
         each.mkdir()
     few = slice(2, 8)
-    for name in ("one", "two"):
-        nibabel.save(head.slicer[:, :, few], scans / f"{name}_0000.nii.gz")
-        nibabel.save(head_labels.slicer[:, :, few], labels / f"{name}.nii.gz")
-        nibabel.save(head_labels.slicer[:, :, few], doses / f"{name}.nii.gz")  # 1 and 2 Gy
+    for name, part in (("one", few), ("two", slice(3, 9))):
+        nibabel.save(head.slicer[:, :, part], scans / f"{name}_0000.nii.gz")
+        nibabel.save(head_labels.slicer[:, :, part], labels / f"{name}.nii.gz")
+        nibabel.save(head_labels.slicer[:, :, part], doses / f"{name}.nii.gz")  # 1 and 2 Gy
     shutil.copy(balls / "imagesTr" / "p4_0000.nii.gz", one)
     *plane, slices = around_glands
     wider = slice(slices.start - 3, slices.stop + 3)  # its middle third is as high as a scan must be

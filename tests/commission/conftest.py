@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from parotid_seg.commission import commissioning
-from tests.commission.data import data_set
+from tests.commission.data import data_set, run
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +22,13 @@ def drawn_example(small_example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four patients; it is only read."""
     return data_set(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def first(data: Path, small_example: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A commissioning of the model that is right; it is only read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("parotid_seg.commission.commissioning.example_folder", lambda: small_example)
+        out = tmp_path_factory.mktemp("first")
+        run(data, out)
+    return out

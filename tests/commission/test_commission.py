@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import nibabel
 import numpy as np
 import pytest
 from msgspec import structs
@@ -15,26 +16,17 @@ from msgspec import structs
 from parotid_seg.commands.terminal import print_commission
 from parotid_seg.commission.commissioning import MARK, MOST_HEAD
 from parotid_seg.commission.record import CommissionRecord, read_commission
+from parotid_seg.commission.report_page import verdict_in_words
 from parotid_seg.errors import InputError, OutputError, ScanError
 from parotid_seg.records import schema_text
 from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
 from parotid_seg.scan.seen import HASH_DIGITS, hash_of_scan
-from tests.commission.data import Faulty, data_set, halved, run, shifted, swapped, worse
+from tests.commission.data import DESCRIPTION, Faulty, data_set, halved, run, shifted, swapped, worse, write_patient
 from tests.runtime.report.drawn import Here
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("drawn_example")]
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "commission.schema.json"
-
-
-@pytest.fixture(scope="session")
-def first(data: Path, small_example: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A commissioning of the model that is right; it is only read."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("parotid_seg.commission.commissioning.example_folder", lambda: small_example)
-        out = tmp_path_factory.mktemp("first")
-        run(data, out)
-    return out
 
 
 def texts(record: CommissionRecord) -> str:
@@ -85,7 +77,9 @@ def test_planted_faults_are_named(data: Path, first: Path, tmp_path: Path, kind:
     assert record.exit_status == 4
     page = (tmp_path / "report.html").read_text()
     assert words in page
-    assert re.search(r"<h1>Commissioning: \d of 9 limits missed, 1 fault found</h1>", page)
+    assert re.search(
+        r"<h1>Commissioning: \d of 9 limits missed, 1 fault found, 1 fault against the earlier masks</h1>", page
+    )
 
 
 def test_a_fault_decides_the_exit_status_though_all_limits_are_met(data: Path, tmp_path: Path) -> None:
@@ -129,6 +123,27 @@ def test_a_change_without_effect_is_named_and_no_drift(data: Path, first: Path, 
     assert record.passed
 
 
+def test_a_fault_against_earlier_masks_alone_is_in_the_title(data: Path, first: Path, tmp_path: Path) -> None:
+    record = run(data, tmp_path, Faulty(halved), earlier=first)
+    alone = structs.replace(record, faults=[], limits=[])
+    assert verdict_in_words(alone) == "all limits met, 1 fault against the earlier masks"
+    assert alone.exit_status == 4
+
+
+def test_ignored_voxels_show_no_fault(tmp_path: Path) -> None:
+    data = data_set(tmp_path / "data", 2)
+    labels = {**DESCRIPTION["labels"], "ignore": 3}  # type: ignore[dict-item]
+    (data / "dataset.json").write_text(json.dumps({**DESCRIPTION, "labels": labels}))
+    for path in (data / "labelsTr").iterdir():
+        image = nibabel.load(path)
+        voxels = np.asarray(image.dataobj)
+        upper = np.where(voxels == halved(voxels.T).T, voxels, 3)
+        nibabel.save(nibabel.Nifti1Image(upper, image.affine), path)
+    record = run(data, tmp_path / "out")
+    assert any("labelled 'ignore'" in note for note in record.evaluation.notes)
+    assert record.faults == []
+
+
 def test_drift_without_the_earlier_masks(data: Path, first: Path, tmp_path: Path) -> None:
     alone = tmp_path / "kept.json"
     alone.write_bytes((first / "commission.json").read_bytes())
@@ -140,16 +155,27 @@ def test_drift_without_the_earlier_masks(data: Path, first: Path, tmp_path: Path
     assert (limit.met, limit.found) == (False, None)
 
 
-def test_scans_that_changed_are_named(first: Path, tmp_path: Path) -> None:
+def test_scans_that_changed_are_named(first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = data_set(tmp_path / "data")
+    write_patient(data, "p1", up=2)
     for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
-        (data / folder / f"p1{ending}").write_bytes((data / folder / f"p2{ending}").read_bytes())
         (data / folder / f"p3{ending}").unlink()
     record = run(data, tmp_path / "out", earlier=first)
     assert record.drift
     assert [(each.patient, each.input_changed) for each in record.drift.changed] == [("p1", ["scan", "reference"])]
     assert "different since then: the scans of p1" in record.drift.verdict
     assert record.drift.gone == ["p3"]
+    (limit,) = (each for each in record.limits if each.key == "earlier_dsc")
+    assert limit.patients == 3
+    print_commission(record, tmp_path / "out")
+    assert "note: masks in the earlier run only: p3\n" in capsys.readouterr().out
+
+
+def test_new_patients_are_not_counted_as_compared_with_earlier_masks(first: Path, tmp_path: Path) -> None:
+    record = run(data_set(tmp_path / "data", 5), tmp_path / "out", earlier=first)
+    assert record.drift
+    assert record.drift.added == ["p4"]
+    assert [each.patients for each in record.limits if each.key in ("earlier_dsc", "worst_dsc")] == [5, 4]
 
 
 def test_what_an_interrupted_run_has_made_is_kept(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +193,7 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_which_model_to_use(tmp_path: Path) -> None:
+def test_which_model_to_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = data_set(tmp_path / "data", 6)
     better = run(data, tmp_path / "a", against=Faulty(worse, "cd" * 32)).against
     assert better
@@ -184,6 +210,12 @@ def test_which_model_to_use(tmp_path: Path) -> None:
     assert "Use B" in page
     for figure in ("DSC (higher", "HD95, mm (lower", "added path length, mm (lower", "ml, absolute (lower"):
         assert f"{figure} is better)</td>" in page
+    assert not any("--backend" in note for note in better.comparison.notes), "on one engine"
+    elsewhere = Faulty(worse, "cd" * 32)
+    elsewhere.ran = replace(Here.ran, precision="bf16")
+    print_commission(run(data, tmp_path / "c", against=elsewhere), tmp_path / "c")
+    told = "note: A ran on drawn on cpu, bf16; B on drawn on cpu, fp32: with --backend both run on one engine\n"
+    assert told in capsys.readouterr().out
     kept = run(data, tmp_path / "b", Faulty(worse, "cd" * 32), against=Faulty()).against
     assert kept
     assert kept.advice == "Keep A (other.onnx): it is better on these patients than mine.onnx."
@@ -208,6 +240,10 @@ def test_no_verdict_on_equal_models(data: Path, tmp_path: Path) -> None:
         f"{both} are the same network with the same weights: there is nothing to choose.",
     )
     assert (file.equal, file.advice) == ("file", f"{both} are the same model file: there is nothing to choose.")
+    window = replace(network, windows=((-160.0, 240.0),))
+    other = run(data, tmp_path / "window", models[0], against=Faulty(worse, sha256="cd" * 32, contract=window)).against
+    assert other
+    assert other.equal is None, "one network with two windows gives two kinds of masks"
     for name in ("masks", "network", "file"):
         assert "no verdict" not in (tmp_path / name / "report.html").read_text()
 
@@ -258,6 +294,15 @@ def test_dose(data: Path, tmp_path: Path) -> None:
     found = {each.structure: each for each in record.limits if each.key == "mean_dose_error_gy"}
     assert found["parotid_left"].found == pytest.approx(0.5), "a slice less, 1 Gy a slice"
     assert "error of the mean dose" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("patients", [1, 3])
+def test_the_page_claims_no_more_than_so_few_patients_show(tmp_path: Path, patients: int) -> None:
+    run(data_set(tmp_path / "data", patients), tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert ("no shift by up to two voxels" in page) == (patients > 1)
+    assert ("at least 3 are needed" in page) == (patients == 1)
+    assert ("1.000 (1.000 to 1.000)" in page) == (patients > 1), "one patient has no interval"
 
 
 def test_the_page_loads_nothing_and_escapes_names(tmp_path: Path) -> None:

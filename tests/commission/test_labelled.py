@@ -1,6 +1,7 @@
 """Which patients of a data set are used, and why."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,14 @@ def test_all_labelled_patients_without_a_test_list(data: Path) -> None:
     assert choose(data / "dataset.json") == chosen
 
 
+def test_label_maps_without_a_scan_are_named(data: Path) -> None:
+    scan = data / "imagesTr" / "p1_0000.nii.gz"
+    scan.rename(scan.with_name("p1.nii.gz"))
+    assert list(choose(data).patients) == ["p0"]
+    expected = "not used, since without a scan imagesTr/CASE_0000.nii.gz: 1 of labelsTr (p1)"
+    assert expected in choose(data).notes
+
+
 def test_patients_that_a_model_may_have_seen_are_counted(data: Path) -> None:
     split(data, train=["p0"], validation=[])
     assert choose(data).notes[-1].startswith("in the lists train and validation of splits.json: 1 of them; for a model")
@@ -53,6 +62,13 @@ def test_a_data_set_without_a_description_is_taken(data: Path) -> None:
     (data / "dataset.json").unlink()
     assert choose(data).channels == ()
     assert list(choose(data).patients) == ["p0", "p1"]
+
+
+def test_a_copy_of_a_scan_is_no_further_patient(data: Path) -> None:
+    for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        shutil.copy(data / folder / f"p0{ending}", data / folder / f"p5{ending}")
+    with pytest.raises(InputError, match="found the same scan for p0 and p5, expected one patient of each"):
+        choose(data)
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ REFUSED = {
     "all in another": (spoil(rois=[("Parotid_L", LEFT_BOX), ("Parotid_R", LEFT_BOX)]), "parotid_left: all its voxels"),
     "unknown names": (
         spoil(rois=[("Parotid_L_PRV", LEFT_BOX), ("Parotids", RIGHT_BOX)]),
-        "no ROI with contours has a name",
+        "no ROI with contours can be used as a label",
     ),
     "empty": (spoil(rois=[("Parotid_L", None), GLANDS[1]]), "no contours of parotid_left"),
     "another patient": (
@@ -195,6 +195,7 @@ def test_refused_contours_leave_a_scan_without_labels(dicom: Path, data: Path, n
     assert (found.labelled, found.unlabelled, found.exit_status) == (1, 1, 3)
     assert any(words in reason for reason in reasons(data, "structure set")), rows(data)
     assert any(words in line for line in said)
+    assert not any(";'" in reason for reason in reasons(data, "structure set")), "no cell that looks like a formula"
     assert names(data, "labelsTr") == [f"{case_from(data, dicom / 'good')}.nii.gz"]
 
 

@@ -117,6 +117,22 @@ def test_masks_of_a_cross_validation(tmp_path: Path) -> None:
     assert limits.made == "masks of models not trained on them"
 
 
+def test_masks_of_a_model_that_has_seen_the_patients_are_told(tmp_path: Path) -> None:
+    folder = masks_for(place_for(tmp_path / "data"))
+    training = trained_on(folder / "imagesTr" / "p3_0000.nii.gz").training
+    labels = ["background", "parotid_left", "parotid_right"]
+    content = {"model": {"contract": {"labels": labels, "training": training}}}
+    (folder / "masks" / "run.json").write_text(json.dumps(content))
+    said: list[str] = []
+    (found,), limits = calibrated_on(folder, NO_NET, Here.contract, said.append)
+    warned = "this model was trained on 2 of the 10 patients (p3_0000.nii.gz, p7_0000.nii.gz); if the masks are its own"
+    assert sum(f"run.json: {warned}" in line for line in said) == 1
+    whose = "masks, perhaps of a model that was trained on 2 of them"
+    assert found.made == f"10 patients, {whose}"
+    assert limits is not None
+    assert limits.made == whose
+
+
 def test_a_patient_without_contour_is_not_used_and_too_few_are_refused(tmp_path: Path) -> None:
     folder = masks_for(place_for(tmp_path / "data"))
     (folder / "labelsTr" / "p3.nii.gz").unlink()

@@ -48,7 +48,7 @@ def test_a_run_is_not_overwritten_and_resumes_to_the_same_weights(
         torch.testing.assert_close(weights[1][name], weight, rtol=1e-3, atol=1e-3)
     other = command(*cut, "--device", "cpu", "--resume", "--seed", 5)
     assert other.returncode == 1
-    assert "made with other settings: seed (it has 0, now 5); give the same again (they are in " in other.stderr
+    assert "made with other settings: seed (it has 0, now 5); give the same again (settings are in " in other.stderr
     nothing = command("train", balls, "--out", tmp_path / "new", "--config", short_config, "--resume")
     assert nothing.returncode == 1
     assert "it holds no checkpoint; start without --resume" in nothing.stderr

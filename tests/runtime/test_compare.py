@@ -134,6 +134,19 @@ def test_what_is_absent_in_a_set_and_the_reference_is_in_no_mean(folders: Path) 
     result = run(folders)
     assert found(result, "parotid_left", "dsc").left_out == ["p0"]
     assert found(result, "glands", "dsc").patients == len(PATIENTS)
+    told = "not compared, since one set has it, but neither the other nor the references: parotid_left in p0"
+    assert told in result.notes
+    assert not any("without distances" in note for note in result.notes), "it has no figure at all"
+
+
+def test_what_only_one_set_has_is_no_equality(folders: Path) -> None:
+    for name in PATIENTS:
+        save_mask(folders / "r" / f"{name}.nii.gz", glands(0, 5))
+        save_mask(folders / "a" / f"{name}.nii.gz", glands(4, 5))
+        save_mask(folders / "b" / f"{name}.nii.gz", glands(0, 5))
+    result = run(folders)
+    told = "no difference in what is compared, but only one set has parotid_left where the references do not"
+    assert (result.verdict, result.better) == (told, None)
 
 
 def test_labels_are_matched_by_name(folders: Path) -> None:

@@ -50,6 +50,32 @@ def test_exchanged_sides_are_named(command: Run, folders: Path, cases: str) -> N
     assert "exchanged" not in command("evaluate", folders / "references", folders / "references").stdout
 
 
+def test_labels_of_a_linked_folder_are_named_by_the_data_set_that_links_it(folders: Path) -> None:
+    data = folders / "DATA"
+    data.mkdir()
+    (data / "labelsTr").symlink_to(folders / "references")
+    labels = {"background": 0, "parotid_right": 1, "parotid_left": 2}
+    (data / "dataset.json").write_text(json.dumps({"labels": labels}))
+    ours = {"background": 0, "parotid_left": 1, "parotid_right": 2}
+    (folders / "predictions" / "dataset.json").write_text(json.dumps({"labels": ours}))
+    found = evaluate(folders / "predictions", data / "labelsTr")
+    assert found.labels.references.source == data / "dataset.json"
+    assert found.labels.pairs == {"parotid_left": "parotid_left", "parotid_right": "parotid_right"}
+    assert found.means["glands dsc"].mean == 0, "left is right there"
+
+
+def test_structures_of_one_mask_only_are_named_with_their_cases(folders: Path) -> None:
+    only = {"references": np.array([0, 0, 2], np.uint8), "predictions": np.array([0, 1, 0], np.uint8)}
+    for place, table in only.items():
+        path = folders / place / "b.nii.gz"
+        save_mask(path, table[np.asarray(nibabel.load(path).dataobj)])
+    notes = evaluate(folders / "predictions", folders / "references").notes
+    told = "in the predictions only, DSC 0 (absent in the patient, or not contoured?): parotid_left in 1 case (b)"
+    assert told in notes
+    assert "in the references only, DSC 0: parotid_right in 1 case (b)" in notes
+    assert not any("absent in both" in note for note in notes)
+
+
 def only_left(folders: Path) -> None:
     """Masks as `infer --only parotid_left` leaves them."""
     for path in (folders / "predictions").glob("*.nii.gz"):
@@ -57,6 +83,31 @@ def only_left(folders: Path) -> None:
     model = {"contract": {"labels": ["background", "parotid_left", "parotid_right"]}}
     content = {"model": model, "options": {"only": ["parotid_left"], "tta": False}}
     (folders / "predictions" / "run.json").write_text(json.dumps(content))
+
+
+def test_volumes_of_sheared_voxels_are_theirs(folders: Path) -> None:
+    sheared = np.diag([2.0, 2.0, 3.0, 1.0])
+    sheared[1, 2] = 1.5  # the planes lean: 3 mm apart, with their middles 3.35 mm apart
+    for place in ("references", "predictions"):
+        image = nibabel.load(folders / place / "a.nii.gz")
+        save_mask(folders / place / "a.nii.gz", np.asarray(image.dataobj), sheared)
+    result = evaluate(folders / "predictions", folders / "references")
+    of_a, of_b = (result.cases[case].labels["parotid_left"] for case in "ab")
+    assert of_a.volume_ml == of_a.reference_ml == pytest.approx(of_b.volume_ml) == pytest.approx(16 * 12 / 1000)
+    told = "voxel axes not at right angles (gantry tilt), distances and surfaces computed as if they were: 1 case (a)"
+    assert told in result.notes
+
+
+def test_a_reference_whose_place_is_in_doubt_is_told(folders: Path) -> None:
+    for place in ("references", "predictions"):
+        path = folders / place / "a.nii.gz"
+        image = nibabel.Nifti1Image(np.asarray(nibabel.load(path).dataobj), np.diag([2.0, 2.0, 3.0, 1.0]))
+        image.set_sform(None)
+        image.set_qform(None)
+        nibabel.save(image, path)
+    notes = evaluate(folders / "predictions", folders / "references").notes
+    (note,) = (note for note in notes if note.startswith("no orientation in the header (sform and qform codes are 0)"))
+    assert note.endswith(": 1 case (a)")
 
 
 @pytest.mark.parametrize("named", [True, False])

@@ -212,6 +212,17 @@ def test_where_nothing_is_better_the_start_is_the_best(
     assert load_checkpoint(tmp_path / "run" / "best.pt").training["epochs"] == 0
 
 
+def test_a_start_of_another_window_is_not_kept_as_the_unchanged_model(
+    balls: Path, config: TrainConfig, cache: Path, start: Callable[..., str], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    changed = _with(config, {"init": start(), "window_hu": (-160.0, 240.0)})
+    train(changed, balls, tmp_path / "run", device="cpu", cache=cache, max_minutes=1e-6, report=said.append)
+    assert f"note: {changed.init} has another grid or window, so this is not its model unchanged" in said
+    assert not any(line.startswith("best.pt is the model of --init, unchanged") for line in said)
+    assert not any(line.startswith("epoch 0 ") for line in said)
+
+
 def test_test_patients_are_named_and_in_no_stage(data: Path, config: TrainConfig, cache: Path, tmp_path: Path) -> None:
     rewrite(data / "splits.json", train=["p0", "p1", "p2"], test=["p3", "p9"])
     (data / "imagesUn").mkdir(exist_ok=True)
@@ -261,7 +272,9 @@ def test_a_start_that_was_trained_on_test_patients_is_refused(
     source = start(scans=["another", validated], scans_complete=True)
     train(_with(config, {"init": source}), data, run, max_minutes=1e-6, report=said.append, **options)
     assert f"note: --init {source}: was trained on p4, so their validation_dsc is too high" in said
-    assert {"another", hash_of(data, "p0", cache)} < set(load_checkpoint(run / "best.pt").training["scans"])
+    training = load_checkpoint(run / "best.pt").training
+    assert {"another", hash_of(data, "p0", cache)} < set(training["scans"])
+    assert training["validation_patients_seen"] == 1
     rewrite(data / "splits.json", train=["p0", "p1", "p3"], test=["p2"])
     with pytest.raises(InputError, match=r"last.pt: was trained on the test patients p2"):
         train(_with(config, {"init": source}), data, run, resume=True, **options)
@@ -306,7 +319,9 @@ def test_the_minutes_count_from_the_start_of_the_command(
         assert not (run / "best.pt").exists()
         return
     assert f"{run / 'best.pt'} is there: the model of --init, unchanged; no epoch is finished" in said[-1]
-    assert is_initial(load_checkpoint(run / "best.pt").training)
+    initial = load_checkpoint(run / "best.pt").training
+    assert is_initial(initial)
+    assert initial["scans"] == [], "it was trained on none of these patients"
     with pytest.raises(InputError, match=r"no epoch was finished in .*: best.pt is the model of --init, unchanged"):
         train(_with(config, {"init": start()}), balls, run, resume=True, **options)
 

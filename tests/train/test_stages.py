@@ -78,7 +78,7 @@ def test_a_stage_of_other_settings_is_not_used(balls: Path, short_config: Path, 
     other = load_config("compact", short_config, stages=["organs", "segment"], seed=9)
     words = (
         r"organs/last.pt was made with other settings: seed \(it has 0, now 9\); "
-        r"give the same again \(they are in \S+organs/config.toml\), or, for more epochs or other settings, "
+        r"give the same again \(settings are in \S+organs/config.toml\), or, for more epochs or other settings, "
         r"start a new run from it \(--init \S+organs/last.pt with another --out\)$"
     )
     with pytest.raises(InputError, match=words):

@@ -161,13 +161,19 @@ def known_accuracy(contract: Contract) -> str:
     ]
     dsc, patients = (contract.training.get(f"validation_{each}") for each in ("dsc", "patients"))
     if not parts and isinstance(dsc, (int, float)) and isinstance(patients, int):
-        parts = [f"mean DSC {dsc:.2f} on the {patients} validation patients of its training"]
+        seen = contract.training.get("validation_patients_seen", 0)
+        too_good = f", {seen} of whom its initial weights were trained on" if seen else ""
+        parts = [f"mean DSC {dsc:.2f} on the {patients} validation patients of its training{too_good}"]
     return "; ".join(parts) or "not stated"
 
 
 def trained_on(contract: Contract) -> str:
     """The training data, as far as a model file names them."""
-    data, patients = (contract.training.get(each) for each in ("data", "train_patients"))
+    data, patients, epochs, images = (
+        contract.training.get(each) for each in ("data", "train_patients", "epochs", "images")
+    )
+    if (epochs, images) == (0, 0):
+        return "not stated: the model of train --init, unchanged"
     parts = (str(data or ""), f"{patients} patients" if isinstance(patients, int) else "")
     return ", ".join(filter(None, parts)) or "not stated"
 

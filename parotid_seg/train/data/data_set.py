@@ -36,6 +36,8 @@ VALIDATION_SHARE = 0.2
 SOFT_FOLDER = "softTr"
 NEARLY_CT = re.compile("(?<![a-z])ct(?![a-z])|tomogra", re.IGNORECASE)
 """What names of channels contain that are probably CT; only "CT" is taken as such, as by nnU-Net."""
+LISTS = ("train", "validation", "test", "unlabelled")
+"""Lists of splits.json that mean something here, or what they say."""
 MOST_NAMES = 20
 """Most patients in a message; the others are counted."""
 
@@ -271,8 +273,15 @@ def _split(folder: Path, ending: str, needs_labels: bool) -> tuple[list[str], li
         if unknown := [case for case in used if case not in images]:
             raise InputError(f"found patients that are not in imagesTr: {named(unknown)}", path=path)
         assigned = {case for cases in splits.values() for case in cases}
-        test = [*splits.get("test", []), *sorted(locked - assigned)]
-        return splits["train"], splits["validation"], test, _unused(images - assigned, maps)
+        own = splits.get("test", [])
+        test = [*own, *sorted(locked - {*splits["train"], *splits["validation"], *own})]
+        further = [
+            f"the list {name!r} of splits.json is not known to training, its patients are not locked (only 'test' and "
+            f"imagesTs are): {named(cases)}"
+            for name, cases in splits.items()
+            if name not in LISTS and not locked.issuperset(cases)
+        ]
+        return splits["train"], splits["validation"], test, (*_unused(images - assigned, maps), *further)
     cases = sorted(images & maps or images)
     shuffled = [cases[index] for index in np.random.default_rng(0).permutation(len(cases))]
     held_out = max(1, round(VALIDATION_SHARE * len(cases))) if cases else 0

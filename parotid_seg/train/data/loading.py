@@ -19,6 +19,7 @@ from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.data.data_set import DataSet, named
 from parotid_seg.train.data.patients import Patient, check_labels, decoded, doubts_line, load_patients, misfits_line
 from parotid_seg.train.parallel import Processes
+from parotid_seg.wording import by_axes
 
 Step = Callable[[str, int, int, str], None]
 """Called before each step with the phase, the steps done, their number, and the step's name."""
@@ -99,7 +100,7 @@ class Trained:
     """The patients that a checkpoint was trained and validated on, without their names.
 
     Attributes:
-        train, validation: of each patient the hashes `sha256` and `labels_sha256`.
+        train, validation: of each patient the scan, by `_scan_of`, and `labels_sha256`.
     """
 
     train: tuple[tuple[str, str], ...]
@@ -108,7 +109,7 @@ class Trained:
     @classmethod
     def of(cls, train: Sequence[Patient], validation: Sequence[Patient]) -> Trained:
         """Of loaded patients."""
-        pairs = (tuple((each.sha256, each.labels_sha256) for each in group) for group in (train, validation))
+        pairs = (tuple((_scan_of(each), each.labels_sha256) for each in group) for group in (train, validation))
         return cls(*pairs)
 
     def record(self) -> dict[str, Any]:
@@ -134,6 +135,22 @@ class ResumeState:
         return convert({name: progress.get(name) for name in ("epochs_done", "step", "patients")}, cls)
 
 
+def _scan_of(patient: Patient) -> str:
+    """A scan's hash and spacing."""
+    return f"{patient.sha256} {by_axes(patient.volume.spacing_mm)}"
+
+
+def in_recorded_order(trained: Trained, train: Sequence[Patient]) -> list[Patient]:
+    """The training patients of a resumed run in the order in which it began, by which slices are drawn.
+
+    Args:
+        trained: what its `last.pt` records.
+        train: after `check_unchanged`.
+    """
+    places = {scan: place for place, (scan, _) in enumerate(trained.train)}
+    return sorted(train, key=lambda patient: places.get(_scan_of(patient), places.get(patient.sha256, len(places))))
+
+
 def check_unchanged(last: Path, trained: Trained, train: Sequence[Patient], validation: Sequence[Patient]) -> None:
     """Check that a run goes on with the scans and label maps that it began with.
 
@@ -153,9 +170,12 @@ def check_unchanged(last: Path, trained: Trained, train: Sequence[Patient], vali
     scans, maps = [], []
     for before, patients in ((trained.train, train), (trained.validation, validation)):
         of_scan = dict(before)
-        scans += [patient.name for patient in patients if patient.sha256 not in of_scan]
-        known = [patient for patient in patients if patient.sha256 in of_scan]
-        maps += [patient.name for patient in known if of_scan[patient.sha256] != patient.labels_sha256]
+        for patient in patients:
+            labels = of_scan.get(_scan_of(patient), of_scan.get(patient.sha256))  # older files have no spacing
+            if labels is None:
+                scans.append(patient.name)
+            elif labels != patient.labels_sha256:
+                maps.append(patient.name)
     if not scans and not maps:
         return
     changed = [f"the label maps of {named(maps)}"] * bool(maps)
@@ -216,6 +236,13 @@ def check_held_out(folder: Path, train: Sequence[Patient], held_out: Mapping[str
             f"found scans of the same voxels in training and validation: {named(doubles)}; expected each scan once",
             path=folder,
         )
+
+
+def seen_in(seen: Seen, validation: Sequence[Patient]) -> dict[str, int]:
+    """As fields of a checkpoint's `training`: how many validation patients the initial weights were trained on, if
+    any."""
+    count = sum(seen.has(patient.sha256) for patient in validation)
+    return {"validation_patients_seen": count} if count else {}
 
 
 def check_leaks(

@@ -60,6 +60,12 @@ def facts_in(text: str) -> dict[str, str]:
             f"(right parotid, left parotid; {BOTH.made})",
             "Ours",
         ),
+        (
+            {"validation_patients": 3, "validation_dsc": 0.756, "validation_patients_seen": 1},
+            (),
+            "mean DSC 0.76 on the 3 validation patients of its training, 1 of whom its initial weights were trained on",
+            "not stated",
+        ),
         ({"validation_dsc": "high", "validation_patients": "many", "train_patients": "?"}, (), *2 * ("not stated",)),
     ],
 )
@@ -67,6 +73,13 @@ def test_what_is_known_of_the_model(training: dict[str, Any], calibrations: Any,
     contract = replace(run_of().model.contract, training=training, calibrations=calibrations)
     assert known_accuracy(contract) == accuracy
     assert trained_on(contract) == data
+
+
+def test_an_unchanged_model_was_not_trained_on_the_patients_of_its_run() -> None:
+    training = {"data": "Mine", "train_patients": 6, "epochs": 0, "images": 0}
+    contract = replace(run_of().model.contract, training=training)
+    assert trained_on(contract) == "not stated: the model of train --init, unchanged"
+    assert trained_on(replace(contract, training={**training, "images": 8})) == "Mine, 6 patients"
 
 
 def test_the_head_of_the_page(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from parotid_seg.train.settings import load_config
 
 pytestmark = pytest.mark.slow
 
-
 HU = (-200.0, 300.0)
 
 
@@ -236,6 +235,16 @@ def test_scans_and_labels_that_are_not_used_are_told(data: Path) -> None:
     found = open_data_set(data)
     assert found.notes == (without,)
     assert sorted((*found.train, *found.validation)) == ["p0", "p2", "p4", "p5"]
+
+
+def test_a_list_that_training_does_not_know_is_told_and_unlocks_nobody(data: Path) -> None:
+    (data / "imagesTs").mkdir()
+    (data / "imagesTs" / "p9_0000.nii.gz").touch()
+    rewrite(data / "splits.json", tets=["p7", "p9"], unlabelled=["p8"])
+    found = open_data_set(data)
+    assert found.test == ("p9",)
+    (note,) = (note for note in found.notes if "'tets' of splits.json is not known to training" in note)
+    assert note.endswith(": p7, p9")
 
 
 def test_files_of_other_systems_are_no_cases(data: Path) -> None:
