@@ -47,15 +47,21 @@ class Child:
 
     def __init__(self, pid: int, status: int) -> None:
         self.pid, self.returncode = pid, None
-        self._status, self._lock = status, threading.Lock()
+        self._status, self._lock, self._waiting = status, threading.Lock(), 0
 
     def poll(self, timeout: float | None = 0.0) -> int | None:
         """The exit status, minus the signal that ended it; None as long as it runs."""
-        if self.returncode is None:
-            select.select([self._status], [], [], timeout)
         with self._lock:
+            if self.returncode is not None:
+                return self.returncode
+            self._waiting += 1
+        select.select([self._status], [], [], timeout)
+        with self._lock:
+            self._waiting -= 1
             if self.returncode is None and select.select([self._status], [], [], 0)[0]:
                 self.returncode = ANSWER.unpack(os.read(self._status, ANSWER.size))[0]
+            if self.returncode is not None and not self._waiting:
+                os.close(self._status)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -72,7 +78,8 @@ class Child:
                 os.kill(self.pid, number)
 
     def __del__(self) -> None:
-        os.close(self._status)  # not before: another thread may wait for it
+        if self.returncode is None:
+            os.close(self._status)
 
     def kill(self) -> None:
         """End it at once, if it still runs."""
