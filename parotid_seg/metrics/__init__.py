@@ -97,9 +97,9 @@ def dice(prediction: Binary, reference: Binary) -> float:
     """Dice similarity coefficient of two binary masks of one shape; 1.0 if both are empty.
 
     Raises:
-        InputError: if shapes differ.
+        InputError: if shapes differ, or one is no bool array.
     """
-    _check_shapes(prediction, reference)
+    _check_binary(prediction, reference)
     total = int(np.count_nonzero(prediction)) + int(np.count_nonzero(reference))
     return 2.0 * int(np.count_nonzero(prediction & reference)) / total if total else 1.0
 
@@ -108,9 +108,9 @@ def iou(prediction: Binary, reference: Binary) -> float:
     """Intersection over union of two binary masks of one shape; 1.0 if both are empty.
 
     Raises:
-        InputError: if shapes differ.
+        InputError: if shapes differ, or one is no bool array.
     """
-    _check_shapes(prediction, reference)
+    _check_binary(prediction, reference)
     union = int(np.count_nonzero(prediction | reference))
     return int(np.count_nonzero(prediction & reference)) / union if union else 1.0
 
@@ -122,9 +122,9 @@ def accuracy(prediction: Binary, reference: Binary) -> float:
         For an empty reference 1.0 if the prediction is empty as well, else 0.0.
 
     Raises:
-        InputError: if shapes differ.
+        InputError: if shapes differ, or one is no bool array.
     """
-    _check_shapes(prediction, reference)
+    _check_binary(prediction, reference)
     total = int(np.count_nonzero(reference))
     if not total:
         return 0.0 if prediction.any() else 1.0
@@ -132,7 +132,12 @@ def accuracy(prediction: Binary, reference: Binary) -> float:
 
 
 def volume_ml(mask: Binary, spacing_mm: Spacing) -> float:
-    """Volume of a binary mask in millilitres."""
+    """Volume of a binary mask in millilitres.
+
+    Raises:
+        InputError: if it is no bool array.
+    """
+    _check_binary(mask)
     return int(np.count_nonzero(mask)) * float(np.prod(spacing_mm)) / 1000.0
 
 
@@ -152,7 +157,7 @@ def hausdorff_mm(prediction: Binary, reference: Binary, spacing_mm: Spacing, *, 
         0.0 if both masks are empty; inf if exactly one is.
 
     Raises:
-        InputError: if shapes differ or a spacing is not positive and finite.
+        InputError: if shapes differ, one is no bool array, or a spacing is not positive and finite.
     """
     return surface_distances_mm(prediction, reference, spacing_mm, percentiles=(percentile,))[0]
 
@@ -337,9 +342,16 @@ def _box_of_both(prediction: Binary, reference: Binary) -> tuple[slice, ...]:
 
 
 def _check_masks(prediction: Binary, reference: Binary, spacing_mm: Spacing) -> None:
-    _check_shapes(prediction, reference)
+    _check_binary(prediction, reference)
     if not (np.isfinite(spacing_mm).all() and min(spacing_mm) > 0 and len(spacing_mm) == prediction.ndim):
         raise InputError(f"spacing_mm: found {spacing_mm}, expected {prediction.ndim} positive, finite numbers")
+
+
+def _check_binary(*masks: Binary) -> None:
+    for mask in masks:
+        if mask.dtype != np.bool_:
+            raise InputError(f"mask: found an array of {mask.dtype}, expected bool, as in labels == 1")
+    _check_shapes(masks[0], masks[-1])
 
 
 def _check_shapes(prediction: NDArray[np.generic], reference: NDArray[np.generic]) -> None:
