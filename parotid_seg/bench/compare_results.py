@@ -133,9 +133,15 @@ class _Row:
 
 
 @dataclass(frozen=True)
+class _Gpu:
+    name: str
+
+
+@dataclass(frozen=True)
 class _Machine:
     processor: str
     cores: int
+    gpu: _Gpu | None = None
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,8 @@ class _File:
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
             raise InputError("not made by parotid-seg bench, expected a bench.json")
+        if len(self.speeds) < sum(len(row.speeds) for row in self.rows):
+            raise InputError("rows: found an engine and batch size more than once, expected each once")
 
     @cached_property
     def speeds(self) -> dict[Key, _Speed]:
@@ -192,6 +200,7 @@ def compare_files(old: Path, new: Path) -> SpeedComparison:
         for what, before, after in (
             ("other processors", one.machine.processor, other.machine.processor),
             ("other numbers of cores", one.machine.cores, other.machine.cores),
+            ("other GPUs", *(each.machine.gpu.name if each.machine.gpu else "none" for each in (one, other))),
             ("other model files", one.model.sha256[:12], other.model.sha256[:12]),
         )
         if before != after
