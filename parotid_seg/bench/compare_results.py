@@ -200,11 +200,13 @@ def compare_files(old: Path, new: Path) -> SpeedComparison:
         for what, before, after in (
             ("other processors", one.machine.processor, other.machine.processor),
             ("other numbers of cores", one.machine.cores, other.machine.cores),
-            ("other GPUs", *(each.machine.gpu.name if each.machine.gpu else "none" for each in (one, other))),
             ("other model files", one.model.sha256[:12], other.model.sha256[:12]),
         )
         if before != after
     ]
+    gpus = [each.machine.gpu.name for each in (one, other) if each.machine.gpu]  # of a file that measured one
+    if len(set(gpus)) > 1:
+        notes.append(f"other GPUs: {gpus[0]} and {gpus[1]}")
     shapes = [{size: each.inputs.voxels_of_a_chunk.get(str(size)) for _, size in shared} for each in (one, other)]
     for size, before in shapes[0].items():
         if before and (after := shapes[1][size]) and before != after:
