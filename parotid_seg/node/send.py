@@ -21,7 +21,7 @@ from pynetdicom.dimse import DIMSEServiceProvider
 from parotid_seg.errors import OutputError
 from parotid_seg.node.bounds import BoundedSocket, guard
 from parotid_seg.node.ledger import DONE, REFUSED, SENT, Ledger, SeriesRecord
-from parotid_seg.node.listen_options import Peer, Say
+from parotid_seg.node.listen_options import Peer, Routine, Say
 
 if TYPE_CHECKING:
     from pynetdicom.pdu_primitives import P_DATA
@@ -179,7 +179,7 @@ class Outbox:
             return
         try:
             if self._ledger.replace(series, record, replace(record, status=SENT, reason="")):
-                self._say(f"series {series}: result sent to {self._peer}")
+                self._say(Routine(f"series {series}: result sent to {self._peer}"))
                 self._delivered(series)
             self._forget(series, waiting)
         except OutputError as error:
