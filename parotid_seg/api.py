@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,7 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
-from parotid_seg.errors import InputError, OptionError
+from parotid_seg.errors import InputError, OptionError, first_line
 from parotid_seg.export.build_engine import runnable
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend, output_for
@@ -74,7 +74,7 @@ class Segmenter:
             raise OptionError(f"batch_size: found {batch_size!r}, expected a whole number of at least 1, or None")
         tta = tta or flips
         options = SegmentationOptions(clean_up=clean_up, tta=tta, search=search)
-        file = runnable(Path(model) if model else DEFAULT_MODEL, backend)
+        file = runnable(DEFAULT_MODEL if model is None else Path(model), backend)
         output = output_for(file, tta)
         self._backend = load_backend(file, backend, device, output=output, allow_unverified=allow_unverified)
         self.contract = self._backend.contract
@@ -150,7 +150,7 @@ def segment(
     chosen = None if model is None else str(Path(model).resolve())
     return _loaded(
         chosen,
-        _state(chosen),
+        _state_of(chosen),
         backend=backend,
         device=device,
         batch_size=batch_size,
@@ -166,12 +166,13 @@ def _loaded(model: str | None, _state: tuple[int, ...], **options: Any) -> Segme
     return Segmenter(model, **options)
 
 
-def _state(model: str | None) -> tuple[int, ...]:
-    """What changes if a model file is replaced; empty if there is none, or it is the packaged one."""
-    if model is None or not Path(model).exists():
-        return ()
-    status = Path(model).stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
+def _state_of(model: str | None) -> tuple[int, ...]:
+    """What changes when a model file is replaced; nothing for the packaged model, and for one that is not there."""
+    try:
+        status = None if model is None else Path(model).stat()
+    except OSError:
+        status = None
+    return () if status is None else (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _volume_of(images: Sequence[nibabel.Nifti1Image]) -> Volume:
@@ -185,21 +186,21 @@ def _volume_of(images: Sequence[nibabel.Nifti1Image]) -> Volume:
 def _images_of_array(array: ArrayLike, spacing_mm: Sequence[float] | None) -> list[nibabel.Nifti1Image]:
     if np.ma.is_masked(array):
         raise InputError("scan: found a masked array with hidden voxels, expected an array of numbers; fill them")
-    voxels: NDArray[np.generic] = np.asarray(array)
+    try:
+        voxels: NDArray[np.generic] = np.asarray(array)
+    except ValueError as error:  # lists of different lengths
+        raise InputError(f"scan: {first_line(error)}") from error
     if voxels.ndim not in (3, 4) or voxels.dtype.kind not in "iuf":
         raise InputError(
             f"scan: found an array of shape {voxels.shape} and type {voxels.dtype}, expected numbers (D, H, W) or "
             "(C, D, H, W)"
         )
-    numbers = [] if spacing_mm is None else [each for each in spacing_mm if isinstance(each, int | float | np.number)]
-    if (
-        spacing_mm is None
-        or not len(numbers) == len(spacing_mm) == 3
-        or not all(0 < each < math.inf for each in numbers)
-    ):
+    given = list(spacing_mm) if isinstance(spacing_mm, Iterable) else []
+    numbers = [each for each in given if isinstance(each, int | float | np.number)]
+    if spacing_mm is None or not len(numbers) == len(given) == 3 or not all(0 < each < math.inf for each in numbers):
         raise InputError(f"spacing_mm: found {spacing_mm}, expected the distance of slices, rows and columns in mm")
     if voxels.dtype.kind in "iu" and voxels.size and (voxels.min() < -LARGEST_INT or voxels.max() > LARGEST_INT):
         raise InputError(f"scan: found values from {voxels.min()} to {voxels.max()}, expected at most {LARGEST_INT}")
-    affine = SUPERIOR_POSTERIOR_LEFT @ np.diag([*map(float, spacing_mm), 1.0])
+    affine = SUPERIOR_POSTERIOR_LEFT @ np.diag([*map(float, given), 1.0])
     kept = voxels.astype(np.float32 if voxels.dtype.kind == "f" else np.int32)
     return [nibabel.Nifti1Image(channel, affine) for channel in (kept if voxels.ndim == 4 else kept[None])]

@@ -88,13 +88,16 @@ class OptionGroup:
         """Check the values against the declarations.
 
         Raises:
-            OptionError: for a number below the smallest or above `LARGEST`, or an unexpected word.
+            OptionError: for a number below the smallest or above `LARGEST`, an unexpected word, or a switch that is
+                neither True nor False.
         """
         for name, kind, _, option, _ in declared(type(self)):
             value, spelling = getattr(self, name), option.spellings[0]
             if option.least is not None and value is not None and not option.least <= value <= LARGEST:
                 expected = f"at most {LARGEST}" if value > LARGEST else f"at least {option.least:g}"
                 raise OptionError(f"{spelling}: found {value}, expected {expected}")
+            if kind is bool and value not in (True, False):  # a text from a settings file, "no" too, would count as on
+                raise OptionError(f"{spelling}: found {value!r}, expected True or False")
             if get_origin(kind) is Literal and value not in get_args(kind):
                 raise OptionError(f"{spelling}: found {value!r}, expected one of: {', '.join(get_args(kind))}")
 

@@ -149,6 +149,8 @@ def test_batch_size_changes_nothing(expected: Segmentation, head: nibabel.Nifti1
         ),
         (np.ma.masked_less(np.zeros((20, 30, 30)) + np.arange(30), 5), (3, 1, 1), InputError, "masked array"),
         ([], None, InputError, "found an array of shape"),
+        ([[[1, 2]], [[1]]], (3, 1, 1), InputError, "scan: setting an array element with a sequence"),
+        (np.zeros((20, 30, 30)), 3.0, InputError, "spacing_mm: found 3.0, expected"),
     ],
 )
 def test_what_cannot_be_segmented(
@@ -181,6 +183,8 @@ def test_a_model_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_text("no")
     with pytest.raises(ModelError, match="not an ONNX model"):
         parotid_seg.Segmenter(tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="found a folder"):  # not the packaged model
+        parotid_seg.Segmenter("")
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

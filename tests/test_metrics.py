@@ -51,6 +51,17 @@ def test_overlaps_of_empty_masks(metric: Callable[..., float], both_empty: float
     assert metric(ONE, EMPTY) == one_empty
 
 
+@pytest.mark.parametrize("type_", [np.uint8, np.int64, float])
+@pytest.mark.parametrize("metric", [dice, iou, accuracy, hausdorff_mm, surface_dice, added_path_length_mm, volume_ml])
+def test_label_maps_are_no_binary_masks(metric: Callable[..., float], type_: type[np.number]) -> None:
+    """Label 2 of both is not where a bitwise "and" finds it."""
+    labels = 2 * ONE.astype(type_)
+    spacing = () if metric in (dice, iou, accuracy) else (SPACING,)
+    for masks in [(labels,)] if metric is volume_ml else [(labels, ONE), (ONE, labels)]:
+        with pytest.raises(InputError, match=rf"found an array of {np.dtype(type_)}, expected bool, as in labels == 1"):
+            metric(*masks, *spacing)
+
+
 @pytest.mark.parametrize(("axis", "expected_mm"), [(0, 9.0), (1, 6.0), (2, 3.0)])
 def test_hausdorff_uses_the_spacing_of_each_axis(axis: int, expected_mm: float) -> None:
     moved = [1, 1, 1]
@@ -179,7 +190,7 @@ def test_shapes_must_agree(metric: Callable[..., float]) -> None:
 
 @pytest.mark.parametrize("metric", [dice, iou, accuracy, lambda one, other: hausdorff_mm(one, other, SPACING)])
 def test_a_label_map_is_no_mask(metric: Callable[..., float]) -> None:
-    with pytest.raises(InputError, match="type uint8 with other values than 0 and 1, expected bool"):
+    with pytest.raises(InputError, match="found an array of uint8, expected bool, as in labels == 1"):
         metric(2 * ONE.astype(np.uint8), ONE.astype(np.uint8))
     assert metric(ONE.astype(np.uint8), ONE) == metric(ONE, ONE)
 

@@ -95,6 +95,7 @@ def test_a_wrong_value_is_a_wrong_command_line(arguments: tuple[str, str]) -> No
         ({"count": float("nan")}, "--count: found nan, expected at least 1"),
         ({"count": 2**32}, "--count: found 4294967296, expected at most 4294967295"),
         ({"kind": "fat"}, "--kind: found 'fat', expected one of: thick, thin"),
+        ({"fast": "no"}, "--fast/--slow: found 'no', expected True or False"),
     ],
 )
 def test_python_is_held_to_the_same_bounds(wrong: dict[str, Any], words: str) -> None:

@@ -1,8 +1,9 @@
-"""One table of the tables that the shares wrote, and which scans of the list are in none of them.
+"""One table of the tables that the shares wrote, and which scans are in none of them, or in several.
 
     python3 gather.py scans.txt masks > summary.csv
 
-It needs Python 3.9 and nothing else. Exit status 1 if a scan is missing: do its share again.
+It needs Python 3.9 and nothing else. Exit status 1 if a scan is missing (do its share again), or has several rows (the
+list or the number of shares has changed: remove the folders of shares that are out of date, and do the others again).
 """
 
 import csv
@@ -26,19 +27,30 @@ def missing(scans: list[str], rows: list[dict[str, str]]) -> list[str]:
     return [scan for scan in scans if scan and seen.isdisjoint((Path(scan).absolute(), Path(scan).resolve()))]
 
 
+def repeated(rows: list[dict[str, str]]) -> dict[str, list[str]]:
+    """Scans with several rows, each with the shares of these rows."""
+    shares: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        shares.setdefault((row["source"], row.get("series") or ""), []).append(row["share"])
+    return {" ".join(filter(None, scan)): found for scan, found in shares.items() if len(found) > 1}
+
+
 def main(scans: str, masks: str) -> int:
-    """Write the table to stdout and what is missing to stderr."""
+    """Write the table to stdout, and what is missing or repeated to stderr."""
     rows = rows_of(Path(masks))
     columns = dict.fromkeys(column for row in rows for column in row)  # a share that failed as a whole has fewer
     sys.stdout.reconfigure(encoding="utf-8", newline="")
     writer = csv.DictWriter(sys.stdout, list(columns), quoting=csv.QUOTE_ALL)
     writer.writeheader()
     writer.writerows(rows)
-    # Names that are no UTF-8 are in the tables as escapes, too.
-    lost = missing(Path(scans).read_text(encoding="utf-8", errors="backslashreplace").splitlines(), rows)
+    # Names that are no UTF-8 are in the tables as escapes, too. Lines end as in share.sh, at line feeds only.
+    listed = Path(scans).read_bytes().decode("utf-8", errors="backslashreplace").split("\n")
+    lost, several = missing([line.removesuffix("\r") for line in listed], rows), repeated(rows)
     for scan in lost:
         print(f"missing: {scan}", file=sys.stderr)
-    return 1 if lost else 0
+    for scan, shares in several.items():
+        print(f"several rows: {scan} (shares {', '.join(shares)})", file=sys.stderr)
+    return 1 if lost or several else 0
 
 
 if __name__ == "__main__":

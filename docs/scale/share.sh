@@ -32,8 +32,9 @@ fi
 mapfile -t lines < "$list"
 scans=()
 for ((line = share; line < ${#lines[@]}; line += shares)); do
-    if [[ -n ${lines[line]} ]]; then
-        scans+=("${lines[line]}")
+    scan=${lines[line]%$'\r'} # a list from Windows
+    if [[ -n $scan ]]; then
+        scans+=("$scan")
     fi
 done
 if ((${#scans[@]} == 0)); then

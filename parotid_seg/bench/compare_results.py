@@ -133,9 +133,15 @@ class _Row:
 
 
 @dataclass(frozen=True)
+class _Gpu:
+    name: str
+
+
+@dataclass(frozen=True)
 class _Machine:
     processor: str
     cores: int
+    gpu: _Gpu | None = None
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,8 @@ class _File:
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
             raise InputError("not made by parotid-seg bench, expected a bench.json")
+        if len(self.speeds) < sum(len(row.speeds) for row in self.rows):
+            raise InputError("rows: found an engine and batch size more than once, expected each once")
 
     @cached_property
     def speeds(self) -> dict[Key, _Speed]:
@@ -196,6 +204,9 @@ def compare_files(old: Path, new: Path) -> SpeedComparison:
         )
         if before != after
     ]
+    gpus = [each.machine.gpu.name for each in (one, other) if each.machine.gpu]  # of a file that measured one
+    if len(set(gpus)) > 1:
+        notes.append(f"other GPUs: {gpus[0]} and {gpus[1]}")
     shapes = [{size: each.inputs.voxels_of_a_chunk.get(str(size)) for _, size in shared} for each in (one, other)]
     for size, before in shapes[0].items():
         if before and (after := shapes[1][size]) and before != after:

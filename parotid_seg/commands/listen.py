@@ -7,7 +7,7 @@ import typer
 from parotid_seg.commands.option_parameters import with_options
 from parotid_seg.commands.shared import Quiet, Verbose, extra, one_line_errors
 from parotid_seg.commands.terminal import print_error
-from parotid_seg.node.listen_options import ListenOptions
+from parotid_seg.node.listen_options import ListenOptions, Routine
 from parotid_seg.runtime.engines.model_options import ModelOptions
 from parotid_seg.runtime.segmentation.segmentation_options import SegmentationOptions
 
@@ -32,10 +32,10 @@ def listen(
         from parotid_seg.node.server import listen as run
 
         def say(text: str) -> None:
-            if not quiet:
+            if not (quiet and isinstance(text, Routine)):
                 print_error(text)
 
-        loaded = load_model(model, tta=segmentation.tta, say=say)
+        loaded = load_model(model, tta=segmentation.tta, say=lambda text: say(Routine(text)))
         settings = settings_of(loaded, segmentation)
         status = run(options, segment_with(loaded, segmentation), settings=settings, say=say)
     raise typer.Exit(status)

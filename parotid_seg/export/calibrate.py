@@ -11,7 +11,7 @@ from typing import Any, cast
 from parotid_seg.calibration import Calibration, OperatingRange
 from parotid_seg.contract import Contract
 from parotid_seg.errors import OptionError, ScanError
-from parotid_seg.export.parity import contour_of, scans_in, torch_labels
+from parotid_seg.export.parity import contour_of, names_in, scans_in, torch_labels
 from parotid_seg.records import read_record
 from parotid_seg.runtime.evaluation import dsc_of_sides, exchanged_in
 from parotid_seg.runtime.fit_calibration import (
@@ -65,18 +65,18 @@ def calibrated_on(
     known = _check_unseen(found, contract, place) if masks is None else True
     without: list[str] = []
     of_sides: dict[str, tuple[float, float]] = {}
-    for sources in found:
+    for name, sources in zip(names_in(place, found), found, strict=True):
         first = sources[0]
         contour = contour_of(first) if isinstance(first, Path) else None
         if contour is None:
-            without.append(place_of(first).name)
+            without.append(name)
             continue
         try:
             volume, mask, drawn = _patient(sources, contour, masks, net, contract)
-            glands += glands_of(contour.name, volume, mask, drawn, contract)
-            seen.append(seen_patient(contour.name, volume, mask, contract))
+            glands += glands_of(name, volume, mask, drawn, contract)
+            seen.append(seen_patient(name, volume, mask, contract))
             if sides := dsc_of_sides(mask, drawn, contract.labels):
-                of_sides[contour.name] = sides
+                of_sides[name] = sides
         except ScanError as error:
             raise ScanError(error.reason, path=error.path or place_of(first)) from error
     _report_doubts(of_sides, without, len(found), report)

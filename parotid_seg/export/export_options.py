@@ -112,6 +112,8 @@ class ExportOptions(OptionGroup, panel="Options"):
             raise OptionError(f"--triton-device: found {self.triton_device!r}, expected one of: {', '.join(DEVICES)}")
         if self.triton_device is not None and self.triton is None:
             raise OptionError("--triton-device: says where a model of --triton runs, expected --triton with it")
+        if self.probabilities and self.triton is not None:
+            raise OptionError("--probabilities: a server gives labels only, expected no --triton with it")
         if self.triton_device == "cpu" and self.engine == "tensorrt":
             raise OptionError("--triton-device: found cpu, but --engine tensorrt makes an engine, which needs cuda")
         _ = self.batch, self.engine_options

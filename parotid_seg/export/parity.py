@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,7 +37,7 @@ class ScanParity(MaskDifference):
     """Exported against trained model on one scan; the worst structure's figures.
 
     Attributes:
-        scan: file name, with several channels that of the first.
+        scan: name of the scan, see `names_in`.
         size: slices, rows and columns.
         batch_size: samples at once.
         dsc_lost: see `Tolerance`; None without a contour.
@@ -101,7 +103,7 @@ class Parity:
         self.contract, self.batch = contract, batch
         scans = scans_in(place, contract.channels)
         self.comparisons: list[ComparedScan] = []
-        for number, sources in enumerate(scans):
+        for number, (name, sources) in enumerate(zip(names_in(place, scans), scans, strict=True)):
             scan, first = read_scan(sources), sources[0]
             try:
                 volume, windows = in_windows(scan.volume, contract.channels, contract.windows)
@@ -111,7 +113,7 @@ class Parity:
             contour = Contours(contract.labels, contour_file.parent).read(contour_file, scan) if contour_file else None
             for each, outline in _sizes(volume, contour, batch.opt) if number == 0 else [(volume, contour)]:
                 expected = torch_labels(net, each, windows, contract.grid)
-                self.comparisons.append(ComparedScan(place_of(first).name, each, windows, expected, outline))
+                self.comparisons.append(ComparedScan(name, each, windows, expected, outline))
 
     def never_found(self) -> list[str]:
         """Labels that the trained model finds in none of the scans: equal masks prove nothing about them."""
@@ -182,6 +184,14 @@ def scans_in(
     if errors or not scans:
         raise InputError(f"{option}: {errors[0] if errors else f'{place}: no scan in this folder'}")
     return scans
+
+
+def names_in(place: Path, scans: Sequence[Scan]) -> list[str]:
+    """Different names of the scans of a folder: of the first channel's file, with its folders where two have the
+    same."""
+    paths = [place_of(scan[0]) for scan in scans]
+    names = Counter(path.name for path in paths)
+    return [path.name if names[path.name] == 1 else os.path.relpath(path, place.resolve()) for path in paths]
 
 
 def contour_of(scan: Path) -> Path | None:

@@ -97,7 +97,7 @@ def dice(prediction: Binary, reference: Binary) -> float:
     """Dice similarity coefficient of two binary masks of one shape; 1.0 if both are empty.
 
     Raises:
-        InputError: if shapes differ, or a mask has other values than 0 and 1.
+        InputError: if shapes differ, or a mask is neither bool nor whole numbers 0 and 1.
     """
     _check_binary(prediction, reference)
     total = int(np.count_nonzero(prediction)) + int(np.count_nonzero(reference))
@@ -108,7 +108,7 @@ def iou(prediction: Binary, reference: Binary) -> float:
     """Intersection over union of two binary masks of one shape; 1.0 if both are empty.
 
     Raises:
-        InputError: if shapes differ, or a mask has other values than 0 and 1.
+        InputError: if shapes differ, or a mask is neither bool nor whole numbers 0 and 1.
     """
     _check_binary(prediction, reference)
     union = int(np.count_nonzero(prediction | reference))
@@ -122,7 +122,7 @@ def accuracy(prediction: Binary, reference: Binary) -> float:
         For an empty reference 1.0 if the prediction is empty as well, else 0.0.
 
     Raises:
-        InputError: if shapes differ, or a mask has other values than 0 and 1.
+        InputError: if shapes differ, or a mask is neither bool nor whole numbers 0 and 1.
     """
     _check_binary(prediction, reference)
     total = int(np.count_nonzero(reference))
@@ -132,7 +132,12 @@ def accuracy(prediction: Binary, reference: Binary) -> float:
 
 
 def volume_ml(mask: Binary, spacing_mm: Spacing) -> float:
-    """Volume of a binary mask in millilitres."""
+    """Volume of a binary mask in millilitres.
+
+    Raises:
+        InputError: if it is neither bool nor whole numbers 0 and 1.
+    """
+    _check_binary(mask)
     return int(np.count_nonzero(mask)) * float(np.prod(spacing_mm)) / 1000.0
 
 
@@ -152,7 +157,8 @@ def hausdorff_mm(prediction: Binary, reference: Binary, spacing_mm: Spacing, *, 
         0.0 if both masks are empty; inf if exactly one is.
 
     Raises:
-        InputError: if shapes differ, a mask has other values than 0 and 1, or a spacing is not positive and finite.
+        InputError: if shapes differ, a mask is neither bool nor whole numbers 0 and 1, or a spacing is not positive
+            and finite.
     """
     return surface_distances_mm(prediction, reference, spacing_mm, percentiles=(percentile,))[0]
 
@@ -347,11 +353,11 @@ def _check_masks(prediction: Binary, reference: Binary, spacing_mm: Spacing) -> 
         raise InputError(f"spacing_mm: found {spacing_mm}, expected {prediction.ndim} positive, finite numbers")
 
 
-def _check_binary(prediction: Binary, reference: Binary) -> None:
-    _check_shapes(prediction, reference)
-    for mask in (prediction, reference):
-        if mask.dtype != np.bool_ and not np.isin(mask, (0, 1)).all():
-            raise InputError(f"found a mask of type {mask.dtype} with other values than 0 and 1, expected bool")
+def _check_binary(*masks: Binary) -> None:
+    for mask in masks:
+        if mask.dtype != np.bool_ and not (mask.dtype.kind in "iu" and np.isin(mask, (0, 1)).all()):
+            raise InputError(f"mask: found an array of {mask.dtype}, expected bool, as in labels == 1")
+    _check_shapes(masks[0], masks[-1])
 
 
 def _check_shapes(prediction: NDArray[np.generic], reference: NDArray[np.generic]) -> None:

@@ -13,8 +13,14 @@ from parotid_seg.errors import OptionError
 from parotid_seg.options import Option, OptionGroup
 
 Say = Callable[[str], None]
-"""Called with one line for each event, from any thread."""
+"""Called with one line for each event, from any thread; with `Routine` if it is no error."""
 HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9._-]{1,253}")
+
+
+class Routine(str):
+    """A line on an event that is no error: --quiet leaves it out."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True)

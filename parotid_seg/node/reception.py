@@ -22,7 +22,7 @@ from parotid_seg.node import received_objects
 from parotid_seg.node.admission import Admission, Notices
 from parotid_seg.node.bounds import CLOSING_S, LONGEST_PDU, Messages, Server, handler_of, hush
 from parotid_seg.node.inbox import Inbox
-from parotid_seg.node.listen_options import ListenOptions, Say
+from parotid_seg.node.listen_options import ListenOptions, Routine, Say
 from parotid_seg.node.received_objects import Refused, Spool, identify
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Reception:
         finally:
             self._admission.close()
             self._server.server_close()
-            self._say("stopping: no new association is accepted")
+            self._say(Routine("stopping: no new association is accepted"))
 
     def close(self, grace_s: float) -> None:
         """Wait so long for associations to end, then end them."""
@@ -149,7 +149,8 @@ class Reception:
                 association.dimse.discard()
             self._inbox.left(association)
             for series, count in traffic.taken.items():
-                self._say(f"{traffic.title!r} at {traffic.address}: {count} objects of series {series} received")
+                sender = f"{traffic.title!r} at {traffic.address}"
+                self._say(Routine(f"{sender}: {count} objects of series {series} received"))
             for reason, count in traffic.refused.items():
                 if count > 1:
                     self._notices.say(traffic.address, f"objects refused in all: {reason}", traffic.title, count)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from pynetdicom.dimse import DIMSEServiceProvider
 from parotid_seg.errors import OutputError
 from parotid_seg.node.bounds import BoundedSocket, guard
 from parotid_seg.node.ledger import DONE, REFUSED, SENT, Ledger, SeriesRecord
-from parotid_seg.node.listen_options import Peer, Say
+from parotid_seg.node.listen_options import Peer, Routine, Say
 
 if TYPE_CHECKING:
     from pynetdicom.pdu_primitives import P_DATA
@@ -127,7 +127,7 @@ class Outbox:
         """Send queued results until the node is stopped; a transfer in progress is finished."""
         wait_s, quiet_until = FIRST_WAIT_S, 0.0
         while not stopping():
-            due = self._due() if time.monotonic() >= quiet_until else []
+            due = self._due() if time.monotonic() >= quiet_until else {}
             if not due:
                 time.sleep(POLL_S)
                 continue
@@ -145,69 +145,70 @@ class Outbox:
         if association is not None:
             association.abort(block=False)
 
-    def _due(self) -> list[str]:
+    def _due(self) -> dict[str, _Waiting]:
         now = time.monotonic()
         with self._lock:
-            return [series for series, waiting in self._waiting.items() if waiting.due <= now]
+            return {series: waiting for series, waiting in self._waiting.items() if waiting.due <= now}
 
-    def _send_all(self, due: list[str], stopping: Callable[[], bool]) -> None:
+    def _send_all(self, due: Mapping[str, _Waiting], stopping: Callable[[], bool]) -> None:
         """Send due results in one association. Raises _Away."""
         records = {}
-        for series in due:
+        for series, waiting in due.items():
             record = self._ledger.get(series)
             if record is None or record.status not in (DONE, REFUSED):
-                self._forget(series)  # it has been segmented again meanwhile
+                self._forget(series, waiting)  # it is segmented again at present
             else:
                 records[series] = record
         kinds = {kind for series, record in records.items() for kind in self._kinds(series, record)}
         if not kinds:
             for series, record in records.items():
-                self._refused(series, record, "its result file is missing or damaged")
+                self._refused(series, record, due[series], "its result file is missing or damaged")
             return
         with self._association(kinds) as association:
             for series, record in records.items():
                 if stopping():
                     return
-                self._send(series, record, association)
+                self._send(series, record, due[series], association)
 
-    def _send(self, series: str, record: SeriesRecord, association: Association) -> None:
+    def _send(self, series: str, record: SeriesRecord, waiting: _Waiting, association: Association) -> None:
         try:
             for name in record.results:
                 _store(self._results / series / name, association)
         except _Rejected as reason:
-            self._refused(series, record, str(reason))
+            self._refused(series, record, waiting, str(reason))
             return
         try:
             if self._ledger.replace(series, record, replace(record, status=SENT, reason="")):
-                self._say(f"series {series}: result sent to {self._peer}")
+                self._say(Routine(f"series {series}: result sent to {self._peer}"))
                 self._delivered(series)
-            self._forget(series)
+            self._forget(series, waiting)
         except OutputError as error:
-            self._put_off(series, f"it was sent, but that cannot be recorded: {error}")
+            self._put_off(series, waiting, f"it was sent, but that cannot be recorded: {error}")
 
-    def _refused(self, series: str, record: SeriesRecord, reason: str) -> None:
-        refusals = self._put_off(series, f"{self._peer} does not take the result: {reason}")
+    def _refused(self, series: str, record: SeriesRecord, waiting: _Waiting, reason: str) -> None:
+        refusals = self._put_off(series, waiting, f"{self._peer} does not take the result: {reason}")
         if refusals < MOST_REFUSALS:
             return
-        self._forget(series)
+        self._forget(series, waiting)
         self._say(f"series {series}: given up; it is sent again after a restart, or when the series is received again")
         try:
             self._ledger.replace(series, record, replace(record, status=REFUSED, reason=reason))
         except OutputError as error:
             self._say(f"series {series}: {error}")
 
-    def _put_off(self, series: str, reason: str) -> int:
+    def _put_off(self, series: str, waiting: _Waiting, reason: str) -> int:
         """Try a series again later; returns how often that happened."""
         with self._lock:
-            waiting = self._waiting.setdefault(series, _Waiting())
             waiting.refusals += 1
             waiting.due = time.monotonic() + min(FIRST_WAIT_S * 2**waiting.refusals, LONGEST_WAIT_S)
         self._say(f"series {series}: {reason}")
         return waiting.refusals
 
-    def _forget(self, series: str) -> None:
+    def _forget(self, series: str, waiting: _Waiting) -> None:
+        """Do not send a series any more, unless it was queued again meanwhile, with a newer result."""
         with self._lock:
-            self._waiting.pop(series, None)
+            if self._waiting.get(series) is waiting:
+                del self._waiting[series]
 
     def _kinds(self, series: str, record: SeriesRecord) -> Iterator[tuple[str, str]]:
         """SOP class and transfer syntax of each result file that can be read."""

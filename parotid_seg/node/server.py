@@ -14,7 +14,7 @@ from types import FrameType
 from parotid_seg.files import locked, make_folder
 from parotid_seg.node.inbox import Inbox
 from parotid_seg.node.ledger import Ledger
-from parotid_seg.node.listen_options import ListenOptions, Say
+from parotid_seg.node.listen_options import ListenOptions, Routine, Say
 from parotid_seg.node.reception import Reception
 from parotid_seg.node.send import Outbox
 from parotid_seg.node.work import Segment, Work
@@ -100,7 +100,7 @@ class _Node:
         try:
             self._work_until(stopping, threads)
         except KeyboardInterrupt:
-            self._say("stopped at once; the series in work is done after a restart")
+            self._say(Routine("stopped at once; the series in work is done after a restart"))
         finally:
             over.set()
             self._reception.close(GRACE_S if stopping() else 0.0)
@@ -108,7 +108,7 @@ class _Node:
                 thread.join(GRACE_S)
             if self._outbox is not None:
                 self._outbox.close()
-        self._say("stopped")
+        self._say(Routine("stopped"))
 
     def _work_until(self, stopping: Callable[[], bool], threads: list[_Thread]) -> None:
         next_expiry = 0.0
@@ -131,14 +131,16 @@ class _Node:
     def _introduce(self) -> None:
         options = self._options
         sends = f"results go to {options.send_to}" if options.send_to else "results are kept"
-        self._say(f"{options.ae_title} listens on {options.host}:{options.port}; {sends}; all in {options.out}")
+        place = f"{options.host}:{options.port}"
+        self._say(Routine(f"{options.ae_title} listens on {place}; {sends}; all in {options.out}"))
         if not options.allowed:
             self._say("warning: nobody may connect, no AE title is allowed (--allow)")
         if options.exposed:
-            self._say(
+            warning = (
                 f"warning: {options.host} can be reached from other machines; DICOM neither checks who connects "
                 "(anybody can take an allowed AE title) nor encrypts. Let a firewall or a TLS proxy do that."
             )
+            self._say(Routine(warning))
 
 
 class _Thread(threading.Thread):
@@ -191,6 +193,6 @@ def _careful(say: Say) -> Say:
     def line(text: str) -> None:
         clean = "".join(c if c.isprintable() else "?" for c in text)
         with turn, contextlib.suppress(OSError):
-            say(clean)
+            say(Routine(clean) if isinstance(text, Routine) else clean)
 
     return line

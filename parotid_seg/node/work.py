@@ -15,7 +15,7 @@ from parotid_seg.errors import EXHAUSTED, MachineError, OutputError, ParotidSegE
 from parotid_seg.files import NO_ROOM, make_folder, remove_orphans
 from parotid_seg.node.inbox import Inbox
 from parotid_seg.node.ledger import DONE, FAILED, INCOMPLETE, REFUSED, SENT, STARTED, Ledger, SeriesRecord, sync_folder
-from parotid_seg.node.listen_options import ListenOptions, Say
+from parotid_seg.node.listen_options import ListenOptions, Routine, Say
 
 PARTIAL = ".partial-"
 """Prefix of an incomplete folder of results."""
@@ -145,7 +145,7 @@ class Work:
             missing = [name for name in record.slices if name not in slices]
             same = not added and record.settings == self._settings
             if same and record.status in (DONE, SENT, REFUSED) and self._is_whole(series, record):
-                self._say(f"series {series}: received again unchanged, is not segmented again")
+                self._say(Routine(f"series {series}: received again unchanged, is not segmented again"))
                 self._have(series, replace(record, slices=record.slices | slices))
                 return True
             if missing:
@@ -170,7 +170,7 @@ class Work:
             self._fail(series, record, f"the node died {record.deaths} times while it was at it")
             return False
         self._ledger.put(series, record)
-        self._say(f"series {series}: {len(record.slices)} slices, segmenting")
+        self._say(Routine(f"series {series}: {len(record.slices)} slices, segmenting"))
         begun = time.perf_counter()
         scratch = self.results / f"{PARTIAL}{series}"
         shutil.rmtree(scratch, ignore_errors=True)
@@ -188,7 +188,7 @@ class Work:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         note = f"; {segmented.note}" if segmented.note else ""
-        self._say(f"series {series}: done in {time.perf_counter() - begun:.1f} s{note}")
+        self._say(Routine(f"series {series}: done in {time.perf_counter() - begun:.1f} s{note}"))
         self._have(series, replace(record, results=names))
         return True
 

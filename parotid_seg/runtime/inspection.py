@@ -236,7 +236,7 @@ def _describe_contract(contract: Contract) -> Facts:
         "input": "; ".join(map(_describe_channel, contract.channels, contract.windows)),
         "grid": f"{grid.size} x {grid.size} at {grid.spacing_mm:g} mm, neighbours at "
         + ", ".join(f"{offset:g}" for offset in grid.offsets_mm)
-        + f" mm, a sample every {grid.slice_step_mm:g} mm at most",
+        + f" mm, a sample at least every {grid.slice_step_mm:g} mm or on every slice",
         "computes in": contract.precision
         + (f"; multiply-adds {', '.join(f'{share:.1%} {kind}' for kind, share in shares)}" if shares else ""),
         "weights": f"stored in {contract.weights}",

@@ -161,6 +161,14 @@ def test_other_machines_and_models_are_told(written: Callable[..., Path]) -> Non
     assert notes == ("other processors: some and other", "other model files: abc and dddddddddddd")
 
 
+def test_other_gpus_are_told(written: Callable[..., Path]) -> None:
+    machine = {"processor": "some", "cores": 2, "gpu": {"name": "H200", "capability": [9, 0], "cuda": "13.0"}}
+    old = written("old.json", content(1, BOTH, machine=machine))
+    for gpu, notes in ((None, ()), ({"name": "H200"}, ()), ({"name": "L4"}, ("other GPUs: H200 and L4",))):
+        new = written("new.json", content(2, BOTH, machine={**machine, "gpu": gpu}))
+        assert compare_files(old, new).notes == notes
+
+
 @pytest.mark.parametrize(
     ("found", "words"),
     [
@@ -179,6 +187,7 @@ def test_other_machines_and_models_are_told(written: Callable[..., Path]) -> Non
         (with_transfers([["1"]]), "Expected `float`, got `str`"),
         ("[" * 100_000, "lists and objects within each other"),
         (with_transfers([[1.0]]), "found rounds without a time of transfers"),
+        ({**content(1, BOTH), "rows": 2 * content(1, BOTH)["rows"]}, "found an engine and batch size more than once"),
         (content(1, {("other", 3): 1.0}), "has no engine and batch size in common"),
     ],
 )

@@ -64,11 +64,11 @@ def test_every_scan_is_in_exactly_one_share(
     assert max(map(len, found)) - min(map(len, found)) <= 1
 
 
-@pytest.mark.parametrize("text", ["a\nb", "a\n\nb\n\n"])
-def test_empty_lines_and_a_last_line_without_end(
+@pytest.mark.parametrize("text", ["a\nb", "a\n\nb\n\n", "a\r\n\r\nb\r\n"])
+def test_empty_lines_a_last_line_without_end_and_lines_from_windows(
     share: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, text: str
 ) -> None:
-    (tmp_path / "scans.txt").write_text(text)
+    (tmp_path / "scans.txt").write_bytes(text.encode())
     done = [share("scans.txt", "masks", 4, SLURM_ARRAY_TASK_ID=str(number)) for number in range(4)]
     found = [scans_of(each) for each in done if "no scans" not in each.stdout]
     assert found == [["a"], ["b"]]
@@ -179,12 +179,26 @@ def test_tables_with_other_columns_and_more_than_nine_shares(tmp_path: Path) -> 
         [("case,left_agreement,source", "a,0.95,/d/a"), ("case,source", "b,/d/b")] * 6
     ):
         (tmp_path / "masks" / str(number)).mkdir(parents=True)
-        (tmp_path / "masks" / str(number) / "summary.csv").write_text(f"{columns}\r\n{row}\r\n", encoding="utf-8")
-    (tmp_path / "scans.txt").write_text("/d/a\n\n/d/b\n/d/ab\n/d\n/e\n")
+        table = f"{columns}\r\n{row}{number}\r\n"
+        (tmp_path / "masks" / str(number) / "summary.csv").write_text(table, encoding="utf-8")
+    (tmp_path / "scans.txt").write_bytes(b"/d/a0\n\n/d/b1\r\n/d/a\n/d\n/e\n")
     done = gather(tmp_path / "scans.txt", tmp_path / "masks")
     assert [row["share"] for row in rows_of(done)] == [str(number) for number in range(12)]
     assert [row["left_agreement"] for row in rows_of(done)] == ["0.95", ""] * 6
-    assert done.stderr == "missing: /d/ab\nmissing: /e\n"
+    assert done.stderr == "missing: /d/a\nmissing: /e\n"
+
+
+def test_scans_with_several_rows(tmp_path: Path) -> None:
+    """An earlier run had more shares: their tables have the same scans once more. Two series of a folder are two."""
+    for share, sources in (("0", "/d/a /d/b"), ("1", "/d/c"), ("2", "/d/b")):
+        (tmp_path / "masks" / share).mkdir(parents=True)
+        lines = [f"{source},{series}" for source in sources.split() for series in ("CT series 1", "CT series 2")]
+        (tmp_path / "masks" / share / "summary.csv").write_text("\n".join(["source,series", *lines]), encoding="utf-8")
+    (tmp_path / "scans.txt").write_text("/d/a\n/d/b\n/d/c\n")
+    done = gather(tmp_path / "scans.txt", tmp_path / "masks")
+    assert done.returncode == 1
+    expected = ["several rows: /d/b CT series 1 (shares 0, 2)", "several rows: /d/b CT series 2 (shares 0, 2)"]
+    assert done.stderr.splitlines() == expected
 
 
 def job() -> dict[str, Any]:

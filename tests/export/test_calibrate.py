@@ -71,6 +71,15 @@ def test_masks_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert [each.name for each in limits.structures] == ["intensity"]  # boxes overlap alike in all slices
 
 
+def test_patients_of_two_hospitals_with_equal_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "torch_labels", by_intensity)
+    for hospital in ("a", "b"):
+        place_for(tmp_path / "data" / hospital, PATIENTS // 2)
+    (found,), limits = calibrated_on(tmp_path / "data", NO_NET, Here.contract)
+    assert limits is not None
+    assert found.patients == limits.patients == PATIENTS
+
+
 def trained_on(*scans: Path, complete: bool = True) -> Contract:
     contract = Here.contract
     hashes = [hash_of_scan((scan,), contract.channels, contract.windows) for scan in scans]

@@ -22,9 +22,10 @@ from parotid_seg.train.settings import load_config
         ({"triton_device": "cpu"}, "expected --triton with it"),
         ({"triton_device": "tpu", "triton": Path("r")}, "--triton-device: found 'tpu', expected one of: cuda, cpu"),
         ({"triton_device": "cpu", "triton": Path("r"), "engine": "tensorrt"}, "an engine, which needs cuda"),
+        ({"probabilities": True, "triton": Path("r")}, "labels only, expected no --triton with it"),
     ],
 )
-def test_triton_device(options: dict[str, Any], words: str) -> None:
+def test_what_triton_does_not_fit(options: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError, match=words):
         ExportOptions(**options)
 

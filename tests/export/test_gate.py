@@ -22,7 +22,7 @@ from parotid_seg.export.export_options import ExportOptions
 from parotid_seg.export.onnx_file import with_contract
 from parotid_seg.export.ops_by_dtype import work_of
 from parotid_seg.export.parity import Parity, ScanParity, contour_of
-from parotid_seg.export.proof import prove
+from parotid_seg.export.proof import prove, summary_of
 from parotid_seg.export.verified_export import export
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.runtime.engines.load import load_backend
@@ -288,6 +288,25 @@ def test_contours_are_found_where_nnunet_has_them(tmp_path: Path) -> None:
 def test_bad_options(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         ExportOptions(**options)
+
+
+def test_scans_of_equal_names_are_two(
+    few: Path, checkpoint: Checkpoint, translated: tuple[onnx.ModelProto, Contract], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder for each patient, and the same file name in each."""
+    monkeypatch.setattr(
+        "parotid_seg.export.parity.torch_labels", lambda _, volume, *__: np.zeros(volume.shape, np.uint8)
+    )
+    for number, path in enumerate(sorted(few.iterdir())[:2]):
+        (few / str(number)).mkdir()
+        path.rename(few / str(number) / "ct.nii.gz")
+    found = Parity(checkpoint.network(), translated[1], few, BatchProfile())
+    other = sorted(path.name for path in few.glob("*.nii.gz"))
+    assert list(dict.fromkeys(each.scan for each in found.comparisons)) == [*other, "0/ct.nii.gz", "1/ct.nii.gz"]
+    rows = found.check(run_of(translated[0]), SAME)
+    assert summary_of(rows)["scans"] == 4
+    comparison, _ = found.labels_of(run_of(translated[0]), rows[-1])
+    assert comparison is found.comparisons[-1]
 
 
 def test_a_folder_without_scans(run: Path, tmp_path: Path) -> None:

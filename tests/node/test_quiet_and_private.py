@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from parotid_seg.node.ledger import DONE
+from parotid_seg.node.ledger import DONE, FAILED, SENT
+from parotid_seg.node.work import Segmented
+from tests.command_line import Run
 from tests.node.hostile_peers import RELEASE, associate_request, connect, data, pdu
-from tests.node.peers import Node, Process, make_series, name_of, send
+from tests.node.peers import Archive, Node, Process, fake_segment, make_series, name_of, send
 from tests.processes.held import held
 
 pytestmark = pytest.mark.slow
@@ -45,6 +47,36 @@ def event_report() -> bytes:
         b"\0\0\2\x10\2\0\0\0\1\0",
     )
     return data(b"".join(elements))
+
+
+def test_quiet_leaves_out_all_but_what_went_wrong(
+    start: Callable[..., Node], archive: Archive, tmp_path: Path, command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def segment(folder: Path, out: Path) -> Segmented:
+        return Segmented(reason="no gland") if folder.name == name_of(bad) else fake_segment(folder, out)
+
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    node = start(segment, send_to=archive.peer)
+    send(node.options.port, make_series(good) + make_series(bad))
+    node.wait_for_status(name_of(good), SENT)
+    node.wait_for_status(name_of(bad), FAILED)
+    node.stop()
+    assert any("result sent" in line for line in node.lines)
+
+    def listen(*_: object, say: Callable[[str], None], **__: object) -> int:
+        for line in node.lines:
+            say(line)
+        return 0
+
+    monkeypatch.setattr("parotid_seg.node.server.listen", listen)
+    monkeypatch.setattr("parotid_seg.node.segmenting.settings_of", lambda *_: "")
+    monkeypatch.setattr("parotid_seg.commands.model.load_model", lambda *_, say, **__: say("the engine is chosen"))
+    for quiet in ("--quiet", None):
+        done = command("listen", "--port", 11112, "--out", tmp_path / "out", *filter(None, [quiet]))
+        if quiet:
+            assert done.stderr == f"parotid-seg: series {name_of(bad)}: cannot be segmented: no gland\n"
+        else:
+            assert len(done.stderr.splitlines()) == len(node.lines) + 1
 
 
 def test_hostile_peers_leave_one_line_each_and_no_traceback(

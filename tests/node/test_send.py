@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE
 
 from parotid_seg.node import bounds
 from parotid_seg.node import send as sending
-from parotid_seg.node.ledger import DONE, REFUSED, SENT
+from parotid_seg.node.ledger import DONE, REFUSED, SENT, STARTED, Ledger, SeriesRecord
 from parotid_seg.node.listen_options import Peer
-from parotid_seg.node.send import _Answers
+from parotid_seg.node.send import Outbox, _Answers
 from parotid_seg.node.work import Segmented
 from tests.node.hostile_peers import data, pdu
 from tests.node.peers import DCMTK, NAME, Archive, Node, dcmtk, fake_segment, make_series, name_of, send, storescu
@@ -100,6 +101,42 @@ def test_a_series_that_comes_again_unchanged_is_sent_again_and_not_done_again(
         node.wait_for(lambda: not (node.options.out / "inbox" / name_of(tmp_path / "ct")).exists())
     assert len(node.calls) == 1
     assert archive.got[0].SOPInstanceUID == archive.got[1].SOPInstanceUID
+
+
+@pytest.mark.parametrize("at", ["while it is sent", "before it is sent"])
+def test_a_result_that_is_replaced_meanwhile_is_sent(at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Late slices: the series is segmented again while the peer is slow, or as its turn has come."""
+
+    class Slow(Ledger):
+        def get(self, series: str) -> SeriesRecord | None:
+            found = super().get(series)
+            if found == old and at == "before it is sent" and outbox._due():
+                segment_again()
+                return replace(old, status=STARTED)
+            return found
+
+    def segment_again() -> None:
+        ledger.put("a", new)
+        outbox.add("a")
+
+    def store(*_: object) -> None:
+        sent.append(ledger.get("a"))
+        if sent == [old]:
+            segment_again()
+
+    sent: list[SeriesRecord | None] = []
+    old, new = (SeriesRecord(DONE, {}, results=("rt.dcm",), settings=model) for model in ("old", "new"))
+    ledger = Slow(tmp_path / "state")
+    outbox = Outbox(Peer("ARCHIVE", "127.0.0.1", 104), "NODE", tmp_path, ledger, lambda _: None, lambda _: None)
+    monkeypatch.setattr(sending, "_store", store)
+    monkeypatch.setattr(outbox, "_kinds", lambda *_: [("RTSTRUCT", "explicit")])
+    monkeypatch.setattr(outbox, "_association", lambda _: contextlib.nullcontext())
+    ledger.put("a", old)
+    outbox.add("a")
+    end = time.monotonic() + 3
+    outbox.run(lambda: not outbox._waiting or time.monotonic() > end)
+    assert sent == ([old, new] if at == "while it is sent" else [new])
+    assert ledger.get("a") == replace(new, status=SENT)
 
 
 REQUEST_HEADER = 6

@@ -225,13 +225,25 @@ def place_for(facts: Mapping[str, object]) -> Path:
 
 
 def cache_folder() -> Path:
-    """The user's cache folder."""
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    """The user's cache folder.
+
+    A relative $XDG_CACHE_HOME is ignored, as its specification says: choices would depend on the current folder.
+
+    Raises:
+        ParotidSegError: if the user has no home folder.
+    """
+    try:
+        if sys.platform == "win32":
+            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        elif sys.platform == "darwin":
+            base = Path.home() / "Library" / "Caches"
+        else:
+            named = Path(os.environ.get("XDG_CACHE_HOME") or ".")
+            base = named if named.is_absolute() else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise ParotidSegError(
+            "this user has no home folder for the cache, expected $HOME, or $XDG_CACHE_HOME with an absolute path"
+        ) from error
     return base / "parotid-seg"
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
+import sys
 from collections.abc import Callable
 from datetime import date
 from functools import partial
@@ -13,7 +15,7 @@ from typing import Any, cast
 
 import pytest
 
-from parotid_seg.errors import ModelError
+from parotid_seg.errors import ModelError, ParotidSegError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.autotune import Candidate, cache_folder, choose, place_for
 from parotid_seg.runtime.engines.autotune import _stored_choice as kept_choice
@@ -237,6 +239,17 @@ def test_the_place_depends_on_every_fact(monkeypatch: pytest.MonkeyPatch, tmp_pa
     if cache_folder().is_relative_to(tmp_path):
         monkeypatch.delenv("XDG_CACHE_HOME")
         assert cache_folder().parts[-2:] == (".cache", "parotid-seg")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the folders of Linux")
+def test_a_relative_cache_folder_is_ignored_and_no_home_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert cache_folder() == Path("/home/somebody/.cache/parotid-seg")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)  # a container's user, whom no list has
+    with pytest.raises(ParotidSegError, match=r"no home folder for the cache, expected \$HOME"):
+        cache_folder()
 
 
 @pytest.mark.parametrize(
