@@ -2,8 +2,8 @@
 
     python3 gather.py scans.txt masks > summary.csv
 
-It needs Python 3.9 and nothing else. Exit status 1 if a scan is missing (do its share again), or is in several (the list
-or the number of shares has changed: remove the folders of shares that are out of date, and do the others again).
+It needs Python 3.9 and nothing else. Exit status 1 if a scan is missing (do its share again), or is in several (the
+list or the number of shares has changed: remove the folders of shares that are out of date, and do the others again).
 """
 
 import csv
