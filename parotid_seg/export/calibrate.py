@@ -72,11 +72,7 @@ def calibrated_on(
             continue
         try:
             volume, mask, drawn = _patient(sources, contour, masks, net, contract)
-            if (same := names.setdefault(voxels_hash(volume.voxels), name)) != name:
-                raise OptionError(
-                    f"--calibrate: {place}: {same} and {name} are the same scan, expected each patient once: the floor "
-                    "comes from patients that are left out in turn"
-                )
+            _check_once(volume, name, names, place)
             glands += glands_of(name, volume, mask, drawn, contract)
             seen.append(seen_patient(name, volume, mask, contract))
             if sides := dsc_of_sides(mask, drawn, contract.labels):
@@ -136,6 +132,15 @@ def _check_unseen(scans: Sequence[Scan], contract: Contract, place: Path) -> boo
             f"a cross-validation in {place / MASKS}"
         )
     return trained_on.complete
+
+
+def _check_once(volume: Volume, name: str, names: dict[str, str], place: Path) -> None:
+    """Note a patient's name by the hash of the scan; raise OptionError if there is another of the same voxels."""
+    if (same := names.setdefault(voxels_hash(volume.voxels), name)) != name:
+        raise OptionError(
+            f"--calibrate: {place}: {same} and {name} are the same scan, expected each patient once: the floor comes "
+            "from patients that are left out in turn"
+        )
 
 
 def _patient(
