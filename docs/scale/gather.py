@@ -2,7 +2,7 @@
 
     python3 gather.py scans.txt masks > summary.csv
 
-It needs Python 3.9 and nothing else. Exit status 1 if a scan is missing (do its share again), or has several rows (the
+It needs Python 3.9 and nothing else. Exit status 1 if a scan is missing (do its share again), or is in several (the
 list or the number of shares has changed: remove the folders of shares that are out of date, and do the others again).
 """
 
@@ -28,11 +28,11 @@ def missing(scans: list[str], rows: list[dict[str, str]]) -> list[str]:
 
 
 def repeated(rows: list[dict[str, str]]) -> dict[str, list[str]]:
-    """Scans with several rows, each with the shares of these rows."""
-    shares: dict[tuple[str, str], list[str]] = {}
+    """Scans in the tables of several shares, with these."""
+    shares: dict[tuple[str, str], dict[str, None]] = {}
     for row in rows:
-        shares.setdefault((row["source"], row.get("series") or ""), []).append(row["share"])
-    return {" ".join(filter(None, scan)): found for scan, found in shares.items() if len(found) > 1}
+        shares.setdefault((row["source"], row.get("series") or ""), {})[row["share"]] = None
+    return {" ".join(filter(None, scan)): list(found) for scan, found in shares.items() if len(found) > 1}
 
 
 def main(scans: str, masks: str) -> int:
@@ -49,7 +49,7 @@ def main(scans: str, masks: str) -> int:
     for scan in lost:
         print(f"missing: {scan}", file=sys.stderr)
     for scan, shares in several.items():
-        print(f"several rows: {scan} (shares {', '.join(shares)})", file=sys.stderr)
+        print(f"in several shares: {scan} (shares {', '.join(shares)})", file=sys.stderr)
     return 1 if lost or several else 0
 
 

@@ -71,10 +71,11 @@ def _speeds(result: Result) -> list[str]:
         "under way as the engine takes; the median of the rounds in which the machine was undisturbed (their share is "
         f"given; a transfer between its cores took {transfer_ms:.2f} ms then, see docs/bench.md), of all "
         "rounds if these were too few. "
-        "± is half its 95 % interval, which a single launch does not give. Latency p50 to p99, in ms: of so many "
-        "batches, one at a time, whatever the machine did; they and the throughput were measured at different moments, "
-        f"so other work may have slowed one and not the other. With fewer than {ENOUGH} batches p99 is a guess. MiB: "
-        "the process with engine and inputs, at its peak. Roofline: the least time there can be over the time taken. "
+        "± is half its 95 % interval, which fewer than six such rounds do not give. "
+        "Latency p50 to p99, in ms: of so many batches, one at a time, whatever the machine did; they and the "
+        "throughput were measured at different moments, so other work may have slowed one and not the other. "
+        f"With fewer than {ENOUGH} batches p99 is a guess. MiB: the process with engine and inputs, at its peak. "
+        "Roofline: the least time there can be over the time taken. "
         "Masks: changed voxels of the scan that differs most from the model file on onnxruntime.",
         "",
     ]

@@ -28,7 +28,7 @@ from parotid_seg.runtime.label_match import RUN, Contours
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.scan.components import clean_labels
 from parotid_seg.scan.intensity import in_windows
-from parotid_seg.scan.seen import Seen, hash_of_scan
+from parotid_seg.scan.seen import Seen, hash_of_scan, voxels_hash
 from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.network import ParotidNet
 from parotid_seg.wording import some_of
@@ -53,8 +53,8 @@ def calibrated_on(
         report: called with one line for each event.
 
     Raises:
-        OptionError: if there are too few patients, a mask is missing, or the model was trained on a patient whose mask
-            it makes.
+        OptionError: if there are too few patients, two of the same voxels, a mask is missing, or the model was trained
+            on a patient whose mask it makes.
         InputError: if the labels of contours or masks cannot be matched with the model's by name.
         ScanError: if a scan, a contour or a mask cannot be read, or a contour has ignored voxels.
     """
@@ -65,6 +65,7 @@ def calibrated_on(
     known = _check_unseen(found, contract, place) if masks is None else True
     without: list[str] = []
     of_sides: dict[str, tuple[float, float]] = {}
+    names: dict[str, str] = {}
     for name, sources in zip(names_in(place, found), found, strict=True):
         first = sources[0]
         contour = contour_of(first) if isinstance(first, Path) else None
@@ -73,6 +74,7 @@ def calibrated_on(
             continue
         try:
             volume, mask, drawn = _patient(sources, contour, masks, net, contract)
+            _check_once(volume, name, names, place)
             glands += glands_of(name, volume, mask, drawn, contract)
             seen.append(seen_patient(name, volume, mask, contract))
             if sides := dsc_of_sides(mask, drawn, contract.labels):
@@ -168,6 +170,15 @@ def _check_unseen(scans: Sequence[Scan], contract: Contract, place: Path) -> boo
             f"a cross-validation in {place / MASKS}"
         )
     return trained_on.complete
+
+
+def _check_once(volume: Volume, name: str, names: dict[str, str], place: Path) -> None:
+    """Note a patient's name by the hash of the scan; raise OptionError if there is another of the same voxels."""
+    if (same := names.setdefault(voxels_hash(volume.voxels), name)) != name:
+        raise OptionError(
+            f"--calibrate: {place}: {same} and {name} are the same scan, expected each patient once: the floor comes "
+            "from patients that are left out in turn"
+        )
 
 
 def _patient(

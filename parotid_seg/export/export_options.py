@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from parotid_seg.errors import OptionError
+from parotid_seg.files import exists
 from parotid_seg.options import Option, OptionGroup
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
 
@@ -108,6 +109,9 @@ class ExportOptions(OptionGroup, panel="Options"):
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise OptionError(f"--{name}: found {getattr(self, name)!r}, expected one of: {', '.join(allowed)}")
+        for option, place in (("--verify", self.verify), ("--calibrate", self.calibrate)):
+            if place is not None and not exists(place):
+                raise OptionError(f"{option}: {place}: no such file or folder")
         if self.triton_device not in (None, *DEVICES):
             raise OptionError(f"--triton-device: found {self.triton_device!r}, expected one of: {', '.join(DEVICES)}")
         if self.triton_device is not None and self.triton is None:

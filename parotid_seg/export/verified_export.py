@@ -148,6 +148,8 @@ def _check(out: Path, options: ExportOptions) -> None:
     """Check what can be checked before any work; raises the InputErrors of `export`."""
     if out.suffix != ".onnx":
         raise OptionError(f"--out: found {out.name}, expected a name ending in .onnx")
+    if out.is_dir():
+        raise OptionError(f"--out: {out}: found a folder, expected a file to make")
     if options.engine != NONE:
         ready_to_build(options.engine, options.engine_options, options.timing_cache)
     if options.triton is not None:

@@ -188,16 +188,18 @@ def test_tables_with_other_columns_and_more_than_nine_shares(tmp_path: Path) -> 
     assert done.stderr == "missing: /d/a\nmissing: /e\n"
 
 
-def test_scans_with_several_rows(tmp_path: Path) -> None:
-    """An earlier run had more shares: their tables have the same scans once more. Two series of a folder are two."""
+def test_scans_in_several_shares(tmp_path: Path) -> None:
+    """An earlier run had more shares: their tables have the same scans once more. A folder may have several rows: two
+    series, or two reasons."""
     for share, sources in (("0", "/d/a /d/b"), ("1", "/d/c"), ("2", "/d/b")):
         (tmp_path / "masks" / share).mkdir(parents=True)
         lines = [f"{source},{series}" for source in sources.split() for series in ("CT series 1", "CT series 2")]
+        lines += [f"/d/bad-{share},", f"/d/bad-{share},"]
         (tmp_path / "masks" / share / "summary.csv").write_text("\n".join(["source,series", *lines]), encoding="utf-8")
     (tmp_path / "scans.txt").write_text("/d/a\n/d/b\n/d/c\n")
     done = gather(tmp_path / "scans.txt", tmp_path / "masks")
     assert done.returncode == 1
-    expected = ["several rows: /d/b CT series 1 (shares 0, 2)", "several rows: /d/b CT series 2 (shares 0, 2)"]
+    expected = [f"in several shares: /d/b CT series {number} (shares 0, 2)" for number in (1, 2)]
     assert done.stderr.splitlines() == expected
 
 

@@ -22,12 +22,23 @@ from parotid_seg.train.settings import load_config
         ({"triton_device": "cpu"}, "expected --triton with it"),
         ({"triton_device": "tpu", "triton": Path("r")}, "--triton-device: found 'tpu', expected one of: cuda, cpu"),
         ({"triton_device": "cpu", "triton": Path("r"), "engine": "tensorrt"}, "an engine, which needs cuda"),
+        ({"verify": Path("/gone")}, "--verify: /gone: no such file or folder"),
+        ({"calibrate": Path("/gone")}, "--calibrate: /gone: no such file or folder"),
         ({"probabilities": True, "triton": Path("r")}, "labels only, expected no --triton with it"),
     ],
 )
-def test_what_triton_does_not_fit(options: dict[str, Any], words: str) -> None:
+def test_what_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError, match=words):
         ExportOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("out", "words"), [("m.bin", "ending in .onnx"), (".", "ending in .onnx"), ("m.onnx", "folder")]
+)
+def test_what_cannot_be_made(tmp_path: Path, out: str, words: str) -> None:
+    (tmp_path / "m.onnx").mkdir()
+    with pytest.raises(OptionError, match=f"--out: .*{words}"):
+        export(tmp_path / "best.pt", tmp_path / out)
 
 
 @pytest.mark.parametrize(("asked", "device"), [(None, "cuda"), ("cuda", "cuda"), ("cpu", "cpu")])
