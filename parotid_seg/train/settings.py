@@ -66,7 +66,7 @@ FEW_FROM_A_MODEL = dataclasses.replace(
         learning_rate=3e-4,
         warmup_epochs=0.3,
         average_decay=0.99,
-        initial_share=0.5,
+        initial_share=0.25,
         validate_every=1,
         calm_epochs=1,
     ),
