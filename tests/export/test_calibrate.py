@@ -144,9 +144,9 @@ def test_masks_of_a_model_that_has_seen_the_patients_are_told(tmp_path: Path) ->
     (folder / "masks" / "run.json").write_text(json.dumps(content))
     said: list[str] = []
     (found,), limits = calibrated_on(folder, NO_NET, Here.contract, said.append)
-    warned = "this model was trained on 2 of the 10 patients (p3_0000.nii.gz, p7_0000.nii.gz); if the masks are its own"
+    warned = "this model was trained on 1 of the 10 patients (p3_0000.nii.gz); if the masks are its own"
     assert sum(f"run.json: {warned}" in line for line in said) == 1
-    whose = "masks, perhaps of a model that was trained on 2 of them"
+    whose = "masks, perhaps of a model that was trained on 1 of them"
     assert found.made == f"10 patients, {whose}"
     assert limits is not None
     assert limits.made == whose
