@@ -71,7 +71,8 @@ FEW_FROM_A_MODEL = dataclasses.replace(
         calm_epochs=1,
     ),
 )
-"""The preset "few" with initial weights: short, at a low learning rate (benchmarks/training/ten_patients.py)."""
+"""The preset "few" with initial weights: short, at a low learning rate, and with a quarter of the initial weights in
+the saved ones (benchmarks/training/ten_patients.py)."""
 PRESETS = {"compact": TrainConfig(), "few": FEW, "paper": PAPER}
 FEW_PATIENTS = 20
 """Most training patients for which a run of the preset "compact" recommends "few"."""
