@@ -12,7 +12,7 @@ from pathlib import Path
 from parotid_seg.bench.machine_probe import best_transfer_ms, undisturbed_median, undisturbed_rounds
 from parotid_seg.bench.result import SCHEMA, SCHEMA_VERSION
 from parotid_seg.bench.stats import ratio_interval
-from parotid_seg.errors import InputError, OptionError
+from parotid_seg.errors import InputError, OptionError, RecordError
 from parotid_seg.records import read_record
 
 LEAST_CHANGE = 0.02
@@ -185,8 +185,8 @@ def compare_files(old: Path, new: Path) -> SpeedComparison:
     """Compare two bench.json files.
 
     Raises:
-        OptionError: if one is missing.
-        InputError: if one is not a bench.json, or has another schema version.
+        OptionError: if one is missing, is not a bench.json or has another schema version, or if they have no
+            measurement in common. Its exit status differs from that of "something is slower".
     """
     for path in (old, new):
         if not path.exists():
@@ -194,7 +194,7 @@ def compare_files(old: Path, new: Path) -> SpeedComparison:
     one, other = _read(old), _read(new)
     shared = [key for key in one.speeds if key in other.speeds]
     if not shared:
-        raise InputError(f"has no engine and batch size in common with {old}", path=new)
+        raise OptionError(f"has no engine and batch size in common with {old}", path=new)
     notes = [
         f"{what}: {before} and {after}"
         for what, before, after in (
@@ -237,10 +237,8 @@ def _change(key: Key, one: _Speed, other: _Speed, best_ms: float) -> Change:
 
 
 def _read(path: Path) -> _File:
-    return read_record(
-        path,
-        _File,
-        unknown_fields=True,
-        version=SCHEMA_VERSION,
-        advice="expected a bench.json of this version of parotid-seg; measure again",
-    )
+    advice = "expected a bench.json of this version of parotid-seg; measure again"
+    try:
+        return read_record(path, _File, unknown_fields=True, version=SCHEMA_VERSION, advice=advice)
+    except RecordError as error:
+        raise OptionError(error.reason, path=error.path) from error

@@ -71,7 +71,8 @@ def compare(
 
     Only rounds in which the machine was undisturbed count; with too few of them all rounds count, and only large
     changes can be detected. An engine is slower if the whole 95 % interval of the change is above 2 %; a missing engine
-    or batch size counts as slower, too. Exit status: 0 nothing is slower, 1 something is slower, 3 undecided.
+    or batch size counts as slower, too. Exit status: 0 nothing is slower, 1 something is slower, 2 the files cannot be
+    compared, 3 undecided.
     """
     with one_line_errors():
         from parotid_seg.bench.compare_results import compare_files

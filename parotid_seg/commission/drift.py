@@ -104,7 +104,7 @@ def compare_with(earlier: Earlier, made: Made) -> DriftRecord:
     conditions = changes(earlier.record.conditions, made.conditions)
     labels_differ = any(each.name == LABELS for each in conditions)
     signs: dict[str, Signs] = {}
-    changed, notes = [], []
+    changed, notes = [], _drift_before(earlier.record)
     for name, (old, new) in both.items():
         equal = old.voxels_sha256 == new.voxels_sha256
         if equal and not labels_differ:
@@ -130,6 +130,17 @@ def compare_with(earlier: Earlier, made: Made) -> DriftRecord:
         gone=[name for name in before if name not in now],
         notes=list(dict.fromkeys(notes)),
     )
+
+
+def _drift_before(earlier: CommissionRecord) -> list[str]:
+    """A remark if the earlier masks had themselves changed: equal masks then do not mean those of the beginning."""
+    drift = earlier.drift
+    if not drift or not drift.changed:
+        return []
+    return [
+        f"{len(drift.changed)} of the {drift.compared} earlier masks themselves differed from those of "
+        f"{drift.date[:10]}; --earlier compares with those: {drift.earlier}"
+    ]
 
 
 def _change(name: str, old: MaskRecord, new: MaskRecord, dsc: float | None) -> MaskChange:

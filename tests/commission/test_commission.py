@@ -116,6 +116,16 @@ def test_another_model_and_window_are_named(data: Path, first: Path, tmp_path: P
     assert limit.found == pytest.approx(10 / 11)
 
 
+def test_equal_masks_do_not_hide_an_earlier_change(data: Path, first: Path, tmp_path: Path) -> None:
+    run(data, tmp_path, Faulty(worse), earlier=first)
+    drift = run(data, tmp_path, Faulty(worse)).drift
+    assert drift
+    assert drift.verdict.startswith("no drift: all 5 masks are equal to those of ")
+    (note,) = drift.notes
+    assert note.startswith("5 of the 5 earlier masks themselves differed from those of ")
+    assert note.endswith(f"; --earlier compares with those: {first / 'commission.json'}")
+
+
 def test_a_change_without_effect_is_named_and_no_drift(data: Path, first: Path, tmp_path: Path) -> None:
     record = run(data, tmp_path, Faulty(sha256="cd" * 32), earlier=first)
     assert record.drift
