@@ -19,8 +19,9 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -277,8 +278,16 @@ def test(data: Path, checkpoint: Path) -> dict[str, dict[str, float | None]]:
     return found
 
 
-def keep_busy(data: Path, runs: Path, jobs: int, minutes: float) -> None:
-    """Do what is missing, some at a time, until nothing is left or the time is over."""
+def keep_busy(command: Sequence[str], work: Callable[[], Iterator[str]], runs: Path, jobs: int, minutes: float) -> None:
+    """Do what is missing, some at a time, until nothing is left or the time is over.
+
+    Args:
+        command: does one item, whose name comes last.
+        work: gives the names of what is to be done, most wanted first.
+        runs: folder for a log of each item.
+        jobs: items at a time.
+        minutes: stop then.
+    """
     end = time.monotonic() + 60 * minutes
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running: dict[str, subprocess.Popen[bytes]] = {}
@@ -297,12 +306,11 @@ def keep_busy(data: Path, runs: Path, jobs: int, minutes: float) -> None:
             for process in running.values():
                 process.wait()
             return
-        open_work = (name for name in work(runs) if name not in running and name not in failed)
+        open_work = (name for name in work() if name not in running and name not in failed)
         upcoming = next(open_work, None) if len(running) < jobs else None
         if upcoming:
-            command = [sys.executable, __file__, str(data), "--runs", str(runs), "--only", upcoming]
             with (runs / f"{upcoming.replace(':', '-')}.log").open("a") as log:
-                running[upcoming] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+                running[upcoming] = subprocess.Popen([*command, upcoming], env=environment, stdout=log, stderr=log)
         elif running:
             time.sleep(1)
         else:
@@ -323,7 +331,8 @@ def main() -> None:
     if arguments.only:
         do(arguments.only, arguments.data, arguments.runs)
         return
-    keep_busy(arguments.data, arguments.runs, arguments.jobs, arguments.minutes)
+    command = [sys.executable, __file__, str(arguments.data), "--runs", str(arguments.runs), "--only"]
+    keep_busy(command, partial(work, arguments.runs), arguments.runs, arguments.jobs, arguments.minutes)
 
 
 if __name__ == "__main__":

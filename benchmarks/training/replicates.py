@@ -1,0 +1,250 @@
+"""The paper's claims with replicates: five pre-trainings of each start, and two draws of ten labelled patients.
+
+    python benchmarks/training/replicates.py DATA --runs runs/replicates --jobs 2    trains what is missing
+    python benchmarks/training/replicates_report.py                                  makes table and picture
+
+A pre-training is a seed, and gives three starts: `organs`, a network that has learnt other organs; `organs+contrast`,
+the same trained on by momentum contrast; and `organs+organs`, the same trained on with organs for about as long. These
+and `scratch` are fine-tuned on each draw of patients, with the pre-training's seed; a draw is the same for all starts.
+`study.py` is the wider study, with one pre-training of each start.
+
+The learning rate of a start is the one of `RATES` with the best mean validation DSC over both draws with the first
+pre-training. The test patients are looked at once for each run of that rate. Trainings take one core each and resume
+where they were cut; a result is a file in `benchmarks/results/replicates/`, and is never made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import numpy as np
+from cross_validation import make_fold_data
+from study import AUGMENT, BOTH, BUDGETS, ENCODER, SLICES_AN_EPOCH, Start, keep_busy, machine, test
+
+RESULTS = Path(__file__).parents[1] / "results" / "replicates"
+PRETRAININGS = 5
+DRAWS = 2
+LABELLED = 10
+RATES = (1e-3, 2e-3, 4e-3)
+BUDGET = 6
+"""Epochs of fine-tuning, of 3,000 slices."""
+STARTS = {
+    "organs": Start("organs", "scratch", {"epochs": 20}),
+    "organs+contrast": Start("contrast", "organs", {"epochs": 20}),
+    "organs+organs": Start("organs", "organs", {"epochs": 28}),
+}
+"""An epoch of contrast takes 1.4 times as long as one of organs."""
+ARMS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("scratch", BOTH),
+    ("organs", BOTH),
+    ("organs+contrast", BOTH),
+    ("organs+organs", BOTH),
+    ("organs", ENCODER),
+    ("organs+contrast", ENCODER),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fine-tuning.
+
+    Attributes:
+        start: of `STARTS`, or scratch.
+        transfer: parts of the network that are taken from it.
+        pretraining: its number, and the seed.
+        draw: number of the draw of labelled patients.
+        rate: learning rate.
+    """
+
+    start: str
+    transfer: tuple[str, ...]
+    pretraining: int
+    draw: int
+    rate: float
+
+    @property
+    def name(self) -> str:
+        """Of its folder and its result."""
+        return f"{self.start}-{'-'.join(self.transfer)}-p{self.pretraining}-d{self.draw}-lr{self.rate:g}"
+
+
+def drawn(patients: list[str], draw: int) -> list[str]:
+    """`LABELLED` of the training patients."""
+    return sorted(map(str, np.random.default_rng([LABELLED, draw]).choice(sorted(patients), LABELLED, replace=False)))
+
+
+def read(name: str) -> dict[str, Any] | None:
+    """A result, or None."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def write(name: str, values: dict[str, Any]) -> None:
+    """Add to a result."""
+    from parotid_seg.files import write_text
+
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    write_text(json.dumps({**(read(name) or {}), **values}, indent=1) + "\n", RESULTS / f"{name}.json")
+
+
+def trials(start: str) -> list[Run]:
+    """The runs that the rate of a start is chosen by."""
+    return [Run(start, BOTH, 0, draw, rate) for rate in RATES for draw in range(DRAWS)]
+
+
+def chosen_rate(start: str) -> float | None:
+    """The rate of a start; None until all were tried."""
+    validation: dict[float, list[float]] = {rate: [] for rate in RATES}
+    for run in trials(start):
+        if not (result := read(run.name)):
+            return None
+        validation[run.rate].append(result["validation_dsc"])
+    return max(RATES, key=lambda rate: float(np.mean(validation[rate])))
+
+
+def wanted() -> Iterator[tuple[Run, bool]]:
+    """All runs in the order of their turn, and whether each is to be tested; those whose rate is open are left out."""
+    for start in dict.fromkeys(start for start, _ in ARMS):
+        yield from ((run, False) for run in trials(start))
+    for pretraining in range(PRETRAININGS):
+        for start, transfer in ARMS:
+            if rate := chosen_rate(start):
+                yield from ((Run(start, transfer, pretraining, draw, rate), True) for draw in range(DRAWS))
+
+
+def work(runs: Path) -> Iterator[str]:
+    """Names of what is to be done, most wanted first: pre-trainings, runs, and tests ("test:" and the run's name)."""
+    for run, to_test in wanted():
+        result = read(run.name)
+        if result is None:
+            yield first_missing(run.start, run.pretraining, runs) or run.name
+        elif to_test and "test" not in result:
+            yield f"test:{run.name}"
+
+
+def first_missing(start: str, pretraining: int, runs: Path) -> str | None:
+    """The pre-training itself or what it starts from, whichever has to be done first."""
+    if start == "scratch" or (runs / f"{start}-p{pretraining}" / "finished").exists():
+        return None
+    return first_missing(STARTS[start].source, pretraining, runs) or f"{start}-p{pretraining}"
+
+
+class CoreMinutes:
+    """Minutes of a core that a training has taken, also before it was cut.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = folder / "core-minutes"
+        self.before = float(self.file.read_text()) if self.file.exists() else 0.0
+
+    def note(self) -> float:
+        """Keep and return what it has taken until now."""
+        now = self.before + time.process_time() / 60
+        self.file.write_text(f"{now:.2f}")
+        return round(now, 2)
+
+
+def do(name: str, data: Path, runs: Path) -> None:
+    """One item of `work`, on one core."""
+    import torch
+
+    torch.set_num_threads(1)
+    if name.startswith("test:"):
+        run = name.removeprefix("test:")
+        write(run, {"test": test(data, runs / run / "best.pt")})
+        return
+    for start, pretraining in ((start, number) for start in STARTS for number in range(PRETRAININGS)):
+        if name == f"{start}-p{pretraining}":
+            pretrain(start, pretraining, data, runs)
+            return
+    fine_tune(next(run for run, _ in wanted() if run.name == name), data, runs)
+
+
+def fitted(values: dict[str, Any], data: Path, folder: Path, cache: Path) -> dict[str, Any]:
+    """Train; the last record of its metrics, with the minutes of a core."""
+    from parotid_seg.train.settings import load_config, merge
+    from parotid_seg.train.stages import train
+
+    minutes = CoreMinutes(folder)
+
+    def report(line: str) -> None:
+        minutes.note()
+        print(f"{time.strftime('%H:%M:%S')}  {folder.name}: {line}", flush=True)
+
+    config = merge(load_config("compact"), {**values, "augment": AUGMENT}, where=f"{folder.name}: ")
+    resume = (folder / "run" / "last.pt").exists()
+    train(config, data, folder / "run", device="cpu", resume=resume, cache=cache, report=report)
+    last: dict[str, Any] = json.loads((folder / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    return {**last, "core_minutes": minutes.note()}
+
+
+def init_of(start: str, pretraining: int, runs: Path) -> str:
+    """Initial weights: of a start, or none."""
+    return start if start == "scratch" else str(runs / f"{start}-p{pretraining}" / "run" / "best.pt")
+
+
+def pretrain(start: str, pretraining: int, data: Path, runs: Path) -> None:
+    """One pre-training of a start."""
+    stage, name = STARTS[start].stage, f"{start}-p{pretraining}"
+    values: dict[str, Any] = {"seed": pretraining, "stages": [stage], stage: STARTS[start].settings}
+    values["init"] = init_of(STARTS[start].source, pretraining, runs)
+    last = fitted(values, data, runs / name, runs / "cache")
+    write(
+        f"start-{name}", {"start": start, "pretraining": pretraining, **asdict(STARTS[start]), "last": last} | machine()
+    )
+    (runs / name / "finished").touch()
+
+
+def fine_tune(run: Run, data: Path, runs: Path) -> None:
+    """One fine-tuning, validated at its end."""
+    splits, folder = json.loads((data / "splits.json").read_text()), runs / run.name
+    patients = drawn(splits["train"], run.draw)
+    make_fold_data(data, folder / "data", splits["validation"], patients)
+    budget: dict[str, Any] = {**BUDGETS[BUDGET], "images_per_epoch": SLICES_AN_EPOCH, "learning_rate": run.rate}
+    values = {"seed": run.pretraining, "transfer": list(run.transfer), "stages": ["segment"], "segment": budget}
+    last = fitted(
+        {**values, "init": init_of(run.start, run.pretraining, runs)}, folder / "data", folder, runs / "cache"
+    )
+    found = {
+        "validation_dsc": last["validation_dsc"],
+        "training_loss": last["loss"],
+        "core_minutes": last["core_minutes"],
+    }
+    (folder / "run" / "best.pt").rename(folder / "best.pt")
+    write(run.name, {**asdict(run), "patients": patients, **budget, **found, **machine()})
+
+
+def main() -> None:
+    """Train and test."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "data", type=Path, help="data set in nnU-Net's raw layout, with imagesTs, labelsTs and organsTr"
+    )
+    parser.add_argument("--runs", type=Path, required=True, help="folder for checkpoints and decoded scans")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, a core each")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop then; the next call goes on")
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.only:
+        do(arguments.only, arguments.data, arguments.runs)
+        return
+    command = [sys.executable, __file__, str(arguments.data), "--runs", str(arguments.runs), "--only"]
+    keep_busy(command, partial(work, arguments.runs), arguments.runs, arguments.jobs, arguments.minutes)
+
+
+if __name__ == "__main__":
+    main()

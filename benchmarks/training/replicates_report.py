@@ -1,0 +1,139 @@
+"""Table and picture of `benchmarks/training/replicates.py` in docs/study.md, from its committed results.
+
+python benchmarks/training/replicates_report.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from replicates import ARMS, DRAWS, LABELLED, PRETRAININGS, RATES, Run, chosen_rate, read, trials
+from study import BOTH, ENCODER
+from study_report import label_of, row, training_interval
+
+Arm = tuple[str, tuple[str, ...]]
+Scores = NDArray[np.float64]
+CLAIMS: tuple[tuple[str, Arm, Arm], ...] = (
+    ("contrast from organs, against organs", ("organs+contrast", BOTH), ("organs", BOTH)),
+    ("contrast from organs, against as much more organs", ("organs+contrast", BOTH), ("organs+organs", BOTH)),
+    ("organs, against scratch", ("organs", BOTH), ("scratch", BOTH)),
+    ("contrast from organs, against scratch", ("organs+contrast", BOTH), ("scratch", BOTH)),
+    ("more organs, against organs", ("organs+organs", BOTH), ("organs", BOTH)),
+    ("contrast from organs, against organs, encoder only", ("organs+contrast", ENCODER), ("organs", ENCODER)),
+    ("encoder and decoder, against encoder only, organs", ("organs", BOTH), ("organs", ENCODER)),
+    (
+        "encoder and decoder, against encoder only, contrast from organs",
+        ("organs+contrast", BOTH),
+        ("organs+contrast", ENCODER),
+    ),
+)
+BOOTSTRAPS = 10_000
+DOCS = Path(__file__).parents[2] / "docs"
+MARKS = "<!-- table: made by benchmarks/training/replicates_report.py -->", "<!-- end of table -->"
+
+
+def tested(arm: Arm) -> dict[int, Scores]:
+    """Test DSC (draws, patients) of each pre-training that was tested with all draws."""
+    rate = chosen_rate(arm[0])
+    if rate is None:
+        return {}
+    found: dict[int, Scores] = {}
+    for pretraining in range(PRETRAININGS):
+        results = [read(Run(*arm, pretraining, draw, rate).name) or {} for draw in range(DRAWS)]
+        if all("test" in each for each in results):
+            tests = [each["test"] for each in results]
+            found[pretraining] = np.array([[each[case]["dsc"] or 0.0 for case in sorted(tests[0])] for each in tests])
+    return found
+
+
+def crossed_interval(differences: Scores) -> tuple[float, float]:
+    """95 % bootstrap interval of a mean over pre-trainings, draws and patients, all of them drawn again.
+
+    Args:
+        differences: (pre-trainings, draws, patients).
+    """
+    generator = np.random.default_rng(0)
+    drawn = [generator.integers(0, count, (BOOTSTRAPS, count)) for count in differences.shape]
+    means = [differences[np.ix_(*(indices[number] for indices in drawn))].mean() for number in range(BOOTSTRAPS)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def difference(better: Arm, worse: Arm) -> str:
+    """Of two arms in points of mean test DSC, paired by pre-training, draw and patient."""
+    first, second = tested(better), tested(worse)
+    shared = sorted(first.keys() & second.keys())
+    if not shared:
+        return row(["not run", ""])[2:-2]
+    points = 100 * np.stack([first[number] - second[number] for number in shared])
+    over_pretrainings = training_interval(list(points.mean(axis=(1, 2))), 1, "+")
+    if len(shared) < 2:
+        return f"{over_pretrainings} | "
+    return f"{over_pretrainings} | {{:+.1f}} to {{:+.1f}}".format(*crossed_interval(points))
+
+
+def table() -> str:
+    """Every arm, and every claim."""
+    lines = [row(["start, parts taken from it", "core-minutes before fine-tuning", "mean test DSC", "learning rate"])]
+    lines += ["|---" * 4 + "|"]
+    for arm in ARMS:
+        found = tested(arm)
+        dsc = training_interval([float(each.mean()) for each in found.values()], 3) if found else "not run"
+        lines.append(row([label_of(*arm), minutes(arm[0]), dsc, chosen_rate(arm[0]) or "open"]))
+    lines += ["", row(["claim", "difference in points, interval over pre-trainings", "over all"]), "|---" * 3 + "|"]
+    lines += [f"| {claim} | {difference(better, worse)} |" for claim, better, worse in CLAIMS]
+    lines += ["", row(["start", *(f"{rate:g}" for rate in RATES)]), "|---" * (1 + len(RATES)) + "|"]
+    for start in dict.fromkeys(start for start, _ in ARMS):
+        found_at = {run: read(run.name) for run in trials(start)}
+        means = [
+            [each["validation_dsc"] for run, each in found_at.items() if each and run.rate == rate] for rate in RATES
+        ]
+        lines.append(row([start, *(f"{np.mean(each):.3f}" if len(each) == DRAWS else "not run" for each in means)]))
+    return "\n".join(lines) + "\n"
+
+
+def minutes(start: str) -> str:
+    """Median of the core-minutes of a start's pre-trainings, its own start included."""
+    if start == "scratch":
+        return "0"
+    totals = []
+    for number in range(PRETRAININGS):
+        parts = [read(f"start-{name}-p{number}") for name in dict.fromkeys(("organs", start))]
+        if all(parts):
+            totals.append(sum(part["last"]["core_minutes"] for part in parts if part))
+    return f"{np.median(totals):.0f}" if totals else "not run"
+
+
+def draw(picture: Path) -> None:
+    """Each fine-tuning is a point: its mean test DSC, by arm and draw."""
+    figure = Figure((9, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for place, arm in enumerate(ARMS):
+        found = tested(arm)
+        for number in range(DRAWS):
+            dsc = [float(each[number].mean()) for each in found.values()]
+            shift = 0.12 * (number - (DRAWS - 1) / 2)
+            label = f"patients of draw {number + 1}" if not place else None
+            axes.scatter([place + shift] * len(dsc), dsc, color=f"C{number}", alpha=0.7, label=label)
+        if found:
+            axes.hlines(float(np.mean(list(found.values()))), place - 0.25, place + 0.25, color="black")
+    axes.set_xticks(range(len(ARMS)), [label_of(*arm).replace(", ", "\n") for arm in ARMS], fontsize=8)
+    axes.set(ylabel="mean test DSC of 40 patients", title=f"{LABELLED} labelled patients; a point is a fine-tuning")
+    axes.grid(alpha=0.3, axis="y")
+    axes.legend()
+    figure.savefig(picture, dpi=100)
+
+
+def report(page: Path, picture: Path) -> None:
+    """Put the table between the page's marks, and draw the picture."""
+    before, _, rest = page.read_text().partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    page.write_text(f"{before}{MARKS[0]}\n\n{table()}\n{MARKS[1]}{after}")
+    draw(picture)
+
+
+if __name__ == "__main__":
+    report(DOCS / "study.md", DOCS / "pictures" / "replicates.png")

@@ -1,0 +1,131 @@
+"""The study with replicates: what is done in which order, a training of each kind, and what its table says."""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "training"))
+import replicates
+import replicates_report
+from replicates import Run
+from study import BOTH, Start
+
+from parotid_seg.train.settings import load_config
+from tests.train.conftest import balls, short_config, without_pictures, write_patient  # noqa: F401
+
+Write = Callable[..., None]
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes a result."""
+    monkeypatch.setattr(replicates, "RESULTS", tmp_path)
+
+    def write(run: Run, validation: float, *dsc: float) -> None:
+        test = {"test": {f"p{number}": {"dsc": value} for number, value in enumerate(dsc)}} if dsc else {}
+        (tmp_path / f"{run.name}.json").write_text(json.dumps({"validation_dsc": validation, **test}))
+
+    return write
+
+
+def test_draws_differ_and_are_the_same_each_time() -> None:
+    patients = [f"p{number}" for number in range(160)]
+    first, second = (replicates.drawn(patients, draw) for draw in (0, 1))
+    assert len(set(first)) == replicates.LABELLED
+    assert first != second
+    assert replicates.drawn(patients[::-1], 0) == first
+
+
+def test_the_rate_is_chosen_by_both_draws_and_then_all_is_tested(results: Write, tmp_path: Path) -> None:
+    for run in replicates.trials("scratch"):
+        assert replicates.chosen_rate("scratch") is None
+        results(run, 0.5 + (run.rate == replicates.RATES[2]) * (0.1 if run.draw else -0.05))
+    assert replicates.chosen_rate("scratch") == replicates.RATES[2]
+    work = list(replicates.work(tmp_path))
+    assert work[0] == "organs-p0", "its rates come before other pre-trainings"
+    assert "test:scratch-encoder-decoder-p0-d0-lr0.004" in work
+    assert "scratch-encoder-decoder-p4-d1-lr0.004" in work
+    (tmp_path / "organs-p0").mkdir()
+    (tmp_path / "organs-p0" / "finished").touch()
+    assert list(dict.fromkeys(replicates.work(tmp_path)))[6:8] == ["organs+contrast-p0", "organs+organs-p0"]
+
+
+def test_differences_are_paired(results: Write) -> None:
+    for start, gain in (("scratch", 0.0), ("organs", 0.02)):
+        for run in replicates.trials(start):
+            results(run, 0.5)
+        for pretraining in range(3):
+            for draw in range(2):
+                run = Run(start, BOTH, pretraining, draw, replicates.RATES[0])
+                base = 0.6 + 0.01 * draw + gain * pretraining
+                results(run, 0.5, base, base + 0.1)
+    # 0, 2 and 4 points: mean 2, standard deviation 2, t(0.975, 2) = 4.303
+    text = replicates_report.difference(("organs", BOTH), ("scratch", BOTH))
+    assert text.startswith("+2.0 ± 5.0 (+0.0, +2.0, +4.0) | ")
+    low, high = (float(each) for each in text.rpartition("| ")[2].split(" to "))
+    assert (low, high) == (0.0, 4.0)
+    table = replicates_report.table()
+    assert "| organs, encoder + decoder | not run | 0.675 ± 0.050 (0.655, 0.675, 0.695) | 0.001 |" in table
+    assert "| organs+contrast, encoder | not run | not run | open |" in table
+
+
+def test_the_crossed_interval_is_wider_than_that_over_patients() -> None:
+    values = np.random.default_rng(1).normal(size=(5, 2, 40)) + np.arange(-2, 3)[:, None, None]
+    low, high = replicates_report.crossed_interval(values)
+    assert high - low > 2
+    assert replicates_report.crossed_interval(np.full((5, 2, 40), 1.5)) == (1.5, 1.5)
+
+
+def test_a_pre_training_and_a_fine_tuning(
+    balls: Path,  # noqa: F811
+    short_config: Path,  # noqa: F811
+    results: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a small network in place of the preset's."""
+    monkeypatch.setattr("parotid_seg.train.settings.load_config", partial(load_config, file=short_config))
+    monkeypatch.setattr(replicates, "STARTS", {"organs": Start("organs", "scratch", {"epochs": 1})})
+    monkeypatch.setattr(replicates, "BUDGETS", {6: {"epochs": 1, "calm_epochs": 0}})
+    monkeypatch.setattr(replicates, "SLICES_AN_EPOCH", 16)
+    monkeypatch.setattr(replicates, "LABELLED", 2)
+    monkeypatch.setattr(replicates, "ARMS", (("organs", BOTH),))
+    data, runs = tmp_path / "data", tmp_path / "runs"
+    data.mkdir()
+    for entry in balls.iterdir():
+        (data / entry.name).symlink_to(entry)
+    test = tmp_path / "test"
+    for folder in ("imagesTr", "labelsTr", "organsTr"):
+        (test / folder).mkdir(parents=True)
+    write_patient(test, "t0", np.random.default_rng(1))
+    for made, source in (("imagesTs", "imagesTr"), ("labelsTs", "labelsTr")):
+        (data / made).symlink_to(test / source)
+    first = next(replicates.work(runs))
+    assert first == "organs-p0"
+    replicates.do(first, data, runs)
+    learnt = replicates.read("start-organs-p0")
+    assert learnt
+    assert learnt["last"]["core_minutes"] > 0
+    second = next(replicates.work(runs))
+    assert second == "organs-encoder-decoder-p0-d0-lr0.001"
+    replicates.do(second, data, runs)
+    replicates.do(f"test:{second}", data, runs)
+    found = replicates.read(second)
+    assert found
+    assert len(found["patients"]) == 2
+    assert found["core_minutes"] > 0
+    assert set(found["test"]) == {"t0"}
+    page = tmp_path / "page.md"
+    page.write_text(
+        "before\n<!-- table: made by benchmarks/training/replicates_report.py -->\n<!-- end of table -->\nafter\n"
+    )
+    replicates_report.report(page, tmp_path / "x.png")
+    assert (tmp_path / "x.png").exists()
+    assert page.read_text().startswith("before\n")
+    assert page.read_text().endswith("<!-- end of table -->\nafter\n")
+    assert "| organs |" in page.read_text()
