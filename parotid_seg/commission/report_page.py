@@ -19,7 +19,7 @@ from parotid_seg.commission.limits import FEW, LIMITS
 from parotid_seg.commission.record import CommissionRecord, LimitRecord
 from parotid_seg.commission.tested_models import in_words as in_words_of
 from parotid_seg.files import visible, write_text
-from parotid_seg.runtime.compare import LOWER_IS_BETTER
+from parotid_seg.runtime.compare import LOWER_IS_BETTER, Difference
 from parotid_seg.runtime.label_match import match_labels
 from parotid_seg.runtime.pipeline.ownership import PAGE
 from parotid_seg.runtime.pipeline.sources import read_scan
@@ -110,6 +110,7 @@ def page(record: CommissionRecord, pictures: list[Picture]) -> str:
             structures=structures,
             trained_on=trained_on(record),
             lower_is_better=LOWER_IS_BETTER,
+            differences=_differences(record, figures),
             pictures=pictures,
             in_order=from_the_right,
             expected=expected_in_words(record.expected) if record.expected else "",
@@ -120,6 +121,14 @@ def page(record: CommissionRecord, pictures: list[Picture]) -> str:
         )
     )
     return text.encode("ascii", "xmlcharrefreplace").decode("ascii")
+
+
+def _differences(record: CommissionRecord, figures: list[str]) -> list[Difference]:
+    """The differences of the models that are shown, the patient's right structures first."""
+    every = record.against.comparison.differences if record.against else []
+    shown = [each for each in every if each.figure in figures]
+    order = from_the_right(dict.fromkeys(each.structure for each in shown))
+    return sorted(shown, key=lambda each: order.index(each.structure))
 
 
 def trained_on(record: CommissionRecord) -> list[tuple[str, bool]]:
