@@ -46,7 +46,18 @@ FIGURES = {
     "mean_error_gy": ("error of the mean dose, Gy", 2),
     "mean_error_abs_gy": ("its absolute value, Gy", 2),
 }
-"""Figures on the page and their decimals; commission.json has all."""
+"""The main figures and their decimals."""
+OTHER_FIGURES = {
+    "surface_dsc_1mm": ("surface DSC at 1 mm", 3),
+    "surface_dsc_3mm": ("surface DSC at 3 mm", 3),
+    "iou": ("IoU", 3),
+    "accuracy": ("accuracy (recall)", 3),
+    "hd_mm": ("HD, mm", 1),
+    "mpa": ("MPA (right voxels of the scan)", 4),
+    "macc": ("mAcc (mean recall)", 4),
+    "miou": ("MIoU", 4),
+}
+"""The others."""
 OF_A_PATIENT = ("dsc", "hd95_mm", "volume_error_ml", "mean_error_gy")
 """Those in the table of all patients."""
 
@@ -105,6 +116,7 @@ def page(record: CommissionRecord, pictures: list[Picture]) -> str:
             limits=[_limit(each) for each in record.limits],
             figures=FIGURES,
             shown=figures,
+            others=OTHER_FIGURES,
             of_a_patient=[name for name in OF_A_PATIENT if name in figures],
             columns=[*structures, together],
             structures=structures,

@@ -16,7 +16,7 @@ from msgspec import structs
 from parotid_seg.commands.terminal import print_commission
 from parotid_seg.commission.commissioning import MARK, MOST_HEAD
 from parotid_seg.commission.record import CommissionRecord, read_commission
-from parotid_seg.commission.report_page import verdict_in_words
+from parotid_seg.commission.report_page import FIGURES, OTHER_FIGURES, verdict_in_words
 from parotid_seg.errors import InputError, OutputError, ScanError
 from parotid_seg.records import schema_text
 from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
@@ -317,6 +317,11 @@ def test_the_page_claims_no_more_than_so_few_patients_show(tmp_path: Path, patie
     assert ("at least 3 are needed" in page) == (patients == 1)
     assert ("1.000 (1.000 to 1.000)" in page) == (patients > 1), "one patient has no interval"
     assert "No structure has an expected DSC: the model is not calibrated" in page
+    titles = {**FIGURES, **OTHER_FIGURES}
+    undosed = {name for name in titles if not name.endswith("_gy")}
+    means = read_commission(tmp_path / "out")[0].evaluation.means
+    assert undosed == {name.split(" ")[-1] for name in means}, "every figure of evaluate"
+    assert all(f"<tr><td>{titles[name][0]}</td>" in page for name in undosed)
 
 
 def test_the_page_loads_nothing_and_escapes_names(tmp_path: Path) -> None:
