@@ -16,6 +16,7 @@ from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.evaluation import Evaluation, evaluate
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer
+from parotid_seg.scan.labels import from_the_right, side_of
 from parotid_seg.scan.nifti import read_mask, read_nifti
 
 FIGURES = {
@@ -100,7 +101,8 @@ def draw_cases(names: list[str], result: Evaluation, scans: Path, references: Pa
             half_row, half_col = FIELD_MM / 2 / row_mm, FIELD_MM / 2 / col_mm
             upwards = -1 if panel is coronal else 1
             panel.set(xlim=(col - half_col, col + half_col), ylim=(row + upwards * half_row, row - upwards * half_row))
-        dsc = " / ".join(f"{gland.dsc:.2f}" for gland in result.cases[name].labels.values())
+        glands = result.cases[name].labels
+        dsc = ", ".join(f"{side_of(each)} {glands[each].dsc:.2f}" for each in from_the_right(glands))
         axial.set_title(f"{name}\nDSC {dsc}", fontsize=9)
     figure.savefig(picture, dpi=90)
 

@@ -33,11 +33,11 @@ def infer(
     """Segment the parotid glands of scans.
 
     Writes DIR/CASE.nii.gz (labels on exactly the scan's voxels; with the packaged model 0 is background, 1 the left, 2
-    the right parotid) or the formats of --format. DIR/summary.csv has a row per case, DIR/results.json holds all cases
-    of DIR for programs, DIR/report.html shows them, worst first, and DIR/run.json records the run. A model of several
-    channels takes the files CASE_0000, CASE_0001 ... of a case together, or the MR series of a DICOM study. A rerun
-    does only the missing cases. Exit status: 0 all done, 1 nothing done, 2 wrong option or argument, 3 some cases
-    failed, 130 interrupted.
+    the right parotid) or the formats of --format. DIR/summary.csv has a row per case with volumes, expected DSC and
+    flags, DIR/results.json holds all cases of DIR for programs, DIR/report.html shows them, worst first, and
+    DIR/run.json records the run. A model of several channels takes the files CASE_0000, CASE_0001 ... of a case
+    together, or the MR series of a DICOM study. A rerun does only the missing cases. Exit status: 0 all done, 1 nothing
+    done, 2 wrong option or argument, 3 some cases failed, 130 interrupted.
     """
     with one_line_errors("finished cases are kept"), started() if on.cluster is None else nullcontext() as workers:
         with without_collections():

@@ -265,13 +265,14 @@ def _print_line(console: Console, text: str) -> None:
 
 
 def _table_of_cases(result: Evaluation) -> Table:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from parotid_seg.runtime.evaluation import CASE_FIGURES
 
     planned = f"{result.together} mean_error_gy" in result.means
     figures = [each for each in FIGURES if each not in CASE_FIGURES and (planned or not each.endswith("_gy"))]
-    table = Table("case", "structure", *(FIGURES[figure][0] for figure in figures))
+    named = (Column(head, no_wrap=True) for head in ("case", "structure"))
+    table = Table(*named, *(FIGURES[figure][0] for figure in figures))
     for name, case in result.cases.items():
         for structure in from_the_right(case.labels):
             label = case.labels[structure]

@@ -19,7 +19,7 @@ from parotid_seg.commission.limits import FEW, LIMITS
 from parotid_seg.commission.record import CommissionRecord, LimitRecord
 from parotid_seg.commission.tested_models import in_words as in_words_of
 from parotid_seg.files import visible, write_text
-from parotid_seg.runtime.compare import LOWER_IS_BETTER
+from parotid_seg.runtime.compare import LOWER_IS_BETTER, Difference
 from parotid_seg.runtime.label_match import match_labels
 from parotid_seg.runtime.pipeline.ownership import PAGE
 from parotid_seg.runtime.pipeline.sources import read_scan
@@ -46,7 +46,18 @@ FIGURES = {
     "mean_error_gy": ("error of the mean dose, Gy", 2),
     "mean_error_abs_gy": ("its absolute value, Gy", 2),
 }
-"""Figures on the page and their decimals; commission.json has all."""
+"""The main figures and their decimals."""
+OTHER_FIGURES = {
+    "surface_dsc_1mm": ("surface DSC at 1 mm", 3),
+    "surface_dsc_3mm": ("surface DSC at 3 mm", 3),
+    "iou": ("IoU", 3),
+    "accuracy": ("accuracy (recall)", 3),
+    "hd_mm": ("HD, mm", 1),
+    "mpa": ("MPA (right voxels of the scan)", 4),
+    "macc": ("mAcc (mean recall)", 4),
+    "miou": ("MIoU", 4),
+}
+"""The others."""
 OF_A_PATIENT = ("dsc", "hd95_mm", "volume_error_ml", "mean_error_gy")
 """Those in the table of all patients."""
 
@@ -105,11 +116,13 @@ def page(record: CommissionRecord, pictures: list[Picture]) -> str:
             limits=[_limit(each) for each in record.limits],
             figures=FIGURES,
             shown=figures,
+            others=OTHER_FIGURES,
             of_a_patient=[name for name in OF_A_PATIENT if name in figures],
             columns=[*structures, together],
             structures=structures,
             trained_on=trained_on(record),
             lower_is_better=LOWER_IS_BETTER,
+            differences=_differences(record, figures),
             pictures=pictures,
             in_order=from_the_right,
             expected=expected_in_words(record.expected) if record.expected else "",
@@ -120,6 +133,14 @@ def page(record: CommissionRecord, pictures: list[Picture]) -> str:
         )
     )
     return text.encode("ascii", "xmlcharrefreplace").decode("ascii")
+
+
+def _differences(record: CommissionRecord, figures: list[str]) -> list[Difference]:
+    """The differences of the models that are shown, the patient's right structures first."""
+    every = record.against.comparison.differences if record.against else []
+    shown = [each for each in every if each.figure in figures]
+    order = from_the_right(dict.fromkeys(each.structure for each in shown))
+    return sorted(shown, key=lambda each: order.index(each.structure))
 
 
 def trained_on(record: CommissionRecord) -> list[tuple[str, bool]]:

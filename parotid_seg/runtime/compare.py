@@ -22,6 +22,8 @@ from parotid_seg.wording import counted, some_of
 
 FEWEST = 6
 """Fewest patients for a verdict: with fewer, not even differences of one sign in all of them are significant at 5 %."""
+MOST_NAMED = 20
+"""Missing patients that a note names."""
 LOWER_IS_BETTER = ("hd_mm", "hd95_mm", "apl_mm", "volume_error_ml", "mean_error_gy")
 ABSOLUTE = ("volume_error_ml", "mean_error_gy")
 """Figures of which the absolute value is compared."""
@@ -294,7 +296,8 @@ def _notes(
     where = {"a": "A", "b": "B", "references": "the references"}
     for place, names in missing.items():
         if names:
-            yield f"not compared, since missing in {where[place]}: {', '.join(names)}"
+            count = counted(len(names), "patient")
+            yield f"{count} not compared, since missing in {where[place]}: {some_of(names, MOST_NAMED)}"
     for name, evaluation in (("A", scored.a), ("B", scored.b)):
         yield from (f"{name}: {note}" for note in evaluation.notes)
     for name, patients in alone.items():

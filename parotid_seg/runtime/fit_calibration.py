@@ -28,7 +28,6 @@ from parotid_seg.calibration import COVERAGE, OUTSIDE, Calibration, Feature, Fea
 from parotid_seg.contract import Contract
 from parotid_seg.metrics import dice
 from parotid_seg.runtime.segmentation.features import (
-    FEATURES,
     SCAN_FEATURES,
     STRUCTURE_FEATURES,
     RangeFeatures,
@@ -133,7 +132,10 @@ def calibrate(glands: Iterable[Gland], contract: Contract, made: str) -> tuple[C
 
 
 def left_out_estimates(structures: tuple[str, ...], glands: Sequence[Gland]) -> NDArray[np.float64]:
-    """The expected DSC of each structure, by a line through the structures of the other patients."""
+    """The expected DSC of each structure, by a line through the structures of the other patients.
+
+    The features are those of the first structure; all must have them.
+    """
     expected = np.zeros(len(glands))
     for patient in {each.patient for each in glands}:
         line = _line(structures, [each for each in glands if each.patient != patient])
@@ -167,7 +169,8 @@ def _calibration(structures: tuple[str, ...], glands: Sequence[Gland], made: str
 
 def _line(structures: tuple[str, ...], glands: Sequence[Gland]) -> Calibration:
     """The regression alone, without margin. Features that are equal for all structures are left out."""
-    values = np.array([[each.features[name] for name in FEATURES] for each in glands])
+    names = list(glands[0].features)
+    values = np.array([[each.features[name] for name in names] for each in glands])
     dsc = np.array([each.dsc for each in glands])
     low, high = np.quantile(dsc, (0.25, 0.75))
     dsc = np.maximum(dsc, low - OUTLIER * (high - low))
@@ -176,7 +179,7 @@ def _line(structures: tuple[str, ...], glands: Sequence[Gland]) -> Calibration:
     standard = (values[:, used] - mean[used]) / deviation[used]
     weights = np.linalg.solve(standard.T @ standard + RIDGE * np.eye(len(used)), standard.T @ (dsc - dsc.mean()))
     features = tuple(
-        Feature(FEATURES[index], float(mean[index]), float(deviation[index]), float(weight))
+        Feature(names[index], float(mean[index]), float(deviation[index]), float(weight))
         for index, weight in zip(used, weights, strict=True)
     )
     intercept = float(dsc.mean())

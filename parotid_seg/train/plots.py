@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from parotid_seg.errors import RecordError
 from parotid_seg.files import atomic_write, open_to_append, write_text
 from parotid_seg.records import read_lines, record_line
+from parotid_seg.scan.labels import from_the_right
 from parotid_seg.scan.volume import Mask
 from parotid_seg.train.data.patients import Patient
 from parotid_seg.train.moco import Pair
@@ -139,7 +140,7 @@ def draw_samples(
         _draw_slices(row, patient, predicted, len(labels))
         row[0].set_title(f"{patient.name}: DSC {dsc[index]:.3f}", fontsize=9, loc="left")
     lines = [Line2D([], [], color="white", label="reference")]
-    lines += [Line2D([], [], color=_colour(value), label=name) for value, name in enumerate(labels[1:], start=1)]
+    lines += [Line2D([], [], color=_colour(labels.index(name)), label=name) for name in from_the_right(labels[1:])]
     figure.legend(handles=lines, loc="outside lower center", ncols=len(lines), facecolor="dimgray", labelcolor="white")
     _save(figure, picture)
 

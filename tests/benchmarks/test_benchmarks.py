@@ -68,6 +68,10 @@ COMMANDS: dict[str, list[str]] = {
     "dose.py": ["{scans}", "{labels}", "{doses}", "--out", "{out}/x.json"],
     "expected_dsc.py": ["{scans}", "{labels}", "--out", "{out}/x.json"],
     "export.py": ["{trained}", "--verify", "{one}", "--precisions", "fp16", "--out", "{out}/x.json"],
+    "further_features.py": [
+        *("{benchmarks}/results/2026-11-29-calibration.json", "{benchmarks}/results/2026-11-24-uncertainty.json"),
+        *("{scans}/one_0000.nii.gz", "--out", "{out}/x.json"),
+    ],
     "hounsfield.py": ["{scans}", "--every", "1", "--only", "HU: strip of 0", "inverted", "--out", "{out}/x.json"],
     "kills.py": ["{middle}", "--kills", "1", "--scans", "1", "--out", "{out}/x.json"],
     "locate.py": ["{scans}", "--out", "{out}/x.json"],
@@ -121,6 +125,7 @@ def export_packaged(checkpoint: Path, out: Path, *_: object, **__: object) -> No
 
 CONSTANTS: dict[str, dict[str, object]] = {
     "export.py": {"subprocess": SimpleNamespace(run=forked.here)},
+    "further_features.py": {"REPEATS": 1},
     "kills.py": {"subprocess": ForkedCommands(workers_too=False)},
     "native_sizes.py": {"SIZES": (96, 160)},
     "runtime.py": {

@@ -16,7 +16,7 @@ from msgspec import structs
 from parotid_seg.commands.terminal import print_commission
 from parotid_seg.commission.commissioning import MARK, MOST_HEAD
 from parotid_seg.commission.record import CommissionRecord, read_commission
-from parotid_seg.commission.report_page import verdict_in_words
+from parotid_seg.commission.report_page import FIGURES, OTHER_FIGURES, verdict_in_words
 from parotid_seg.errors import InputError, OutputError, ScanError
 from parotid_seg.records import schema_text
 from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
@@ -218,6 +218,9 @@ def test_which_model_to_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert gain.difference > 0, "the commissioned model minus the other"
     page = (tmp_path / "a" / "report.html").read_text()
     assert "Use B" in page
+    assert "<bdi>B is better: DSC of the glands" in page
+    places = [page.index(f"<td>{each}</td><td>DSC (higher") for each in ("right parotid", "left parotid", "glands")]
+    assert places == sorted(places), "the patient's right first, as everywhere"
     for figure in ("DSC (higher", "HD95, mm (lower", "added path length, mm (lower", "ml, absolute (lower"):
         assert f"{figure} is better)</td>" in page
     assert not any("--backend" in note for note in better.comparison.notes), "on one engine"
@@ -313,6 +316,12 @@ def test_the_page_claims_no_more_than_so_few_patients_show(tmp_path: Path, patie
     assert ("no shift by up to two voxels" in page) == (patients > 1)
     assert ("at least 3 are needed" in page) == (patients == 1)
     assert ("1.000 (1.000 to 1.000)" in page) == (patients > 1), "one patient has no interval"
+    assert "No structure has an expected DSC: the model is not calibrated" in page
+    titles = {**FIGURES, **OTHER_FIGURES}
+    undosed = {name for name in titles if not name.endswith("_gy")}
+    means = read_commission(tmp_path / "out")[0].evaluation.means
+    assert undosed == {name.split(" ")[-1] for name in means}, "every figure of evaluate"
+    assert all(f"<tr><td>{titles[name][0]}</td>" in page for name in undosed)
 
 
 def test_the_page_loads_nothing_and_escapes_names(tmp_path: Path) -> None:

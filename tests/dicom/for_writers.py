@@ -22,7 +22,7 @@ from tests.dicom_series import Change, ct_voxels, lay, write_enhanced, write_ser
 
 LABELS = ("background", "parotid_left", "parotid_right")
 SHAPE = (12, 32, 36)
-MODEL = "model 0123456789ab"
+MODEL = "0123456789ab"
 IDENTITY = ("Doe", "Jane", "4711")
 """Of the patient whose scans these are."""
 needs_dciodvfy = pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dciodvfy (dicom3tools) is not installed")

@@ -112,8 +112,8 @@ def test_missing_patients_are_named(command: Run, folders: Path) -> None:
     save_mask(folders / "b" / "extra.nii.gz", glands())
     done = command("evaluate", folders / "a", folders / "b", "--references", folders / "r")
     assert done.returncode == 0, done.stderr
-    assert "not compared, since missing in A: extra, p1" in done.stdout
-    assert "not compared, since missing in B: p2" in done.stdout
+    assert "2 patients not compared, since missing in A: extra, p1" in done.stdout
+    assert "1 patient not compared, since missing in B: p2" in done.stdout
     assert "not compared, since missing in the references: extra" in done.stdout
     assert run(folders).patients == [name for name in PATIENTS if name not in ("p1", "p2")]
 

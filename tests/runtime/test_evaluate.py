@@ -103,6 +103,8 @@ def test_doses_of_both_masks_and_their_difference(command: Run, folders: Path) -
     done = command(*words)
     assert done.returncode == 0, done.stderr
     assert "mean dose error, Gy" in done.stdout
+    rows = [line for line in command(*words, "--all").stdout.splitlines() if line.startswith(("│ a ", "│ b "))]
+    assert [row.split("│")[2].strip() for row in rows] == ["parotid_right", "parotid_left"] * 2, "not parotid_…"
     scores = json.loads(out.read_text())
     right = scores["cases"]["b"]["labels"]["parotid_right"]
     assert [right[name] for name in ("mean_gy", "reference_mean_gy", "mean_error_gy")] == pytest.approx([3, 3.5, -0.5])

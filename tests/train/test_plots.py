@@ -87,8 +87,8 @@ def test_a_row_a_patient_cropped_to_the_structures_with_a_legend(tmp_path: Path,
         assert low < 30
         assert 36 < high < 64
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["reference", "parotid_left", "parotid_right"]
-    assert [line.get_color() for line in legend.get_lines()] == ["white", *COLOURS[:2]]
+    assert [text.get_text() for text in legend.get_texts()] == ["reference", "parotid_right", "parotid_left"]
+    assert [line.get_color() for line in legend.get_lines()] == ["white", COLOURS[1], COLOURS[0]]
     at = [int(panel.texts[0].get_text().removeprefix("slice ")) for panel in panels[:SLICES]]
     assert at == sorted(set(at))
     assert 10 < at[0] < at[-1] <= 20

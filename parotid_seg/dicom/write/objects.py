@@ -84,7 +84,7 @@ def algorithm(model: str) -> Dataset:
     item = Dataset()
     item.AlgorithmFamilyCodeSequence = [coded(LEARNING)]
     item.AlgorithmName, item.AlgorithmVersion, item.AlgorithmSource = MAKER, VERSION, MAKER
-    item.AlgorithmParameters = line(model)
+    item.AlgorithmParameters = line(f"model={model}")
     return item
 
 

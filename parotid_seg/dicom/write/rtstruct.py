@@ -67,7 +67,7 @@ def write_rtstruct(
         mask: (slices, rows, columns), in the order of the series' slices.
         labels: names by value, background first.
         path: the file to make.
-        model: what made the mask, for the description of the algorithm.
+        model: name or hash of the model, for the description of the algorithm.
         append: a structure set of the same patient, study and frame of reference. The result is a new object with
             its structures and these; names in use get a number (Parotid_L_1). Other attributes stay, except for author,
             changes and approval: the new object is unapproved.
@@ -152,7 +152,7 @@ def _roi(structure: Structure, number: int, series: Series, model: str, note: st
     item.ROIName = structure.name
     item.ROIDescription = described(note)
     item.ROIGenerationAlgorithm = "AUTOMATIC"
-    item.ROIGenerationDescription = line(f"{MAKER} {VERSION}, {model}")
+    item.ROIGenerationDescription = line(f"{MAKER} {VERSION}, model {model}")
     item.ROIDerivationAlgorithmIdentificationSequence = [algorithm(model)]
     return item
 

@@ -55,7 +55,7 @@ def write_seg(
         mask: (slices, rows, columns), in the order of the series' slices.
         labels: names by value, background first.
         path: the file to make.
-        model: what made the mask, for the description of the algorithm.
+        model: name or hash of the model, for the description of the algorithm.
         kind: "binary", which most systems read, or "labelmap", which is newer.
         rois: which labels become segments, and their names and colours. Segments are numbered from 1.
         notes: by label, a sentence for the segment's description.

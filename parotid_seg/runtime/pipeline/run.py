@@ -43,7 +43,6 @@ from parotid_seg.runtime.report.results import results_of
 from parotid_seg.runtime.report.summary import STATUSES, run_record, write_summary
 from parotid_seg.runtime.segmentation.segmentation_options import determined_by
 from parotid_seg.scan.search import Skipped
-from parotid_seg.version import VERSION
 from parotid_seg.wording import counted
 
 if TYPE_CHECKING:
@@ -221,7 +220,7 @@ class _Run:
             executor.contract,
             (*computed, *options.outputs.fingerprint),
             options,
-            made_by=f"parotid-seg {VERSION}, model {executor.model_sha256[:12]}",
+            made_by=executor.model_sha256[:12],
         )
 
     def results(self, scans: Sequence[Path]) -> list[Path]:

@@ -19,6 +19,7 @@ from parotid_seg.dicom.write.objects import is_own_object
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.errors import InputError, OutputError, ScanError
 from parotid_seg.metrics import dice
+from parotid_seg.version import VERSION
 from tests.dicom.for_writers import (
     LABELS,
     MODEL,
@@ -125,7 +126,8 @@ def test_what_the_structures_are(series: Series, written: Path) -> None:
     left, right = dataset.StructureSetROISequence
     assert (left.ROIName, right.ROIName) == ("Parotid_L", "Parotid_R")
     assert left.ROIGenerationAlgorithm == "AUTOMATIC"
-    assert MODEL in left.ROIGenerationDescription
+    assert left.ROIGenerationDescription == f"parotid-seg {VERSION}, model {MODEL}"
+    assert left.ROIDerivationAlgorithmIdentificationSequence[0].AlgorithmParameters == f"model={MODEL}"
     assert left.ROIDescription.endswith(", not reviewed")
     assert left.ReferencedFrameOfReferenceUID == series.frame_of_reference_uid
     assert [list(each.ROIDisplayColor) for each in dataset.ROIContourSequence] == [[255, 176, 0], [64, 196, 255]]

@@ -37,7 +37,7 @@ class WorkerConfig:
         fingerprint: everything besides the scan that determines a mask: model, engine, options, and the version of the
             rules.
         options: the user's options.
-        made_by: description of the algorithm in DICOM objects.
+        made_by: the first digits of the model's hash, for DICOM objects.
     """
 
     out: Path

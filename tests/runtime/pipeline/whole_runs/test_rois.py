@@ -14,6 +14,7 @@ from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.ownership import LABELS
 from parotid_seg.runtime.pipeline.run import Outcome, infer_at
 from parotid_seg.runtime.report.results import read_results
+from parotid_seg.version import VERSION
 from tests.command_line import Run
 from tests.dicom_series import lay, write_series
 from tests.runtime.report.drawn import Here, drawn_voxels
@@ -54,6 +55,7 @@ def test_one_structure_with_a_name_and_a_colour_of_its_own(ct: Path, tmp_path: P
     (segment,) = pydicom.dcmread(tmp_path / "chosen" / "ct.seg.dcm").SegmentSequence
     header = nrrd.read_header(str(tmp_path / "chosen" / "ct.seg.nrrd"))
     assert {roi.ROIName, segment.SegmentLabel, header["Segment0_Name"]} == {"PG re"}
+    assert roi.ROIGenerationDescription == f"parotid-seg {VERSION}, model {Here.model_sha256[:12]}"
     assert (header["Segment0_LabelValue"], header["Segment0_Color"]) == ("2", "0.0039 0.0078 1.0000")
     assert "Segment1_Name" not in header
     assert (tmp_path / "chosen" / LABELS).read_text().splitlines()[1:] == ['2 1 2 255 1 1 1 "PG re"']
