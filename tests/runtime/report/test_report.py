@@ -15,8 +15,9 @@ from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.report.flag_text import severity_of
 from parotid_seg.runtime.report.page import write_report
-from parotid_seg.runtime.report.results import LARGEST_RATIO, RunRecord, results_of
+from parotid_seg.runtime.report.results import RunRecord, results_of
 from parotid_seg.runtime.segmentation.segment import _flags
+from parotid_seg.scan.labels import LARGEST_RATIO
 from tests.runtime.report.records import LABELS, entry, failed, judged, run_of
 
 SIDES = LABELS[1:]
@@ -211,11 +212,11 @@ def test_a_ratio_of_the_sides_is_a_flag() -> None:
 def test_flags_that_runs_give_have_their_severity() -> None:
     mask = np.zeros((4, 4, 4), np.uint8)
     mask[0, :2] = 1
-    (missing,) = _flags(mask * 0 + 3, LABELS, {"parotid_left": 9.0, "parotid_right": 0.2})
+    missing, differ = _flags(mask * 0 + 3, LABELS, {"parotid_left": 9.0, "parotid_right": 0.2})
     unusual, cut = _flags(mask, LABELS[:2], {"parotid_left": 70.0})
     (none,) = _flags(mask, LABELS[:2], {"parotid_left": 0.0})
     sheared = Flag(FlagCode.SHEARED, value=9.0)
-    assert [severity_of(flag.code) for flag in (missing, none, cut, unusual, sheared)] == [8, 8, 4, 3, 1]
+    assert [severity_of(flag.code) for flag in (missing, none, cut, unusual, differ, sheared)] == [8, 8, 4, 3, 2, 1]
 
 
 def test_rows_and_sections_are_in_that_order_with_a_keyboard(tmp_path: Path) -> None:
