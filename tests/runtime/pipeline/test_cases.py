@@ -1,5 +1,6 @@
 """Which scans are meant, and that no two masks get one name."""
 
+import dataclasses
 import unicodedata
 from pathlib import Path
 
@@ -48,6 +49,20 @@ def test_equal_names_are_told_apart() -> None:
 def test_same_folder_same_stem() -> None:
     names = [case.name for case in name_cases([(Path("/d/ct.nii"),), (Path("/d/ct.nii.gz"),)], taken={})]
     assert len(set(names)) == 2
+
+
+@pytest.mark.parametrize("file", ["_0000.nii.gz", ".nii.gz", "..nii.gz", "...nii", "._0000.nii.gz"])
+def test_a_file_of_an_ending_only_is_named_after_all_of_it(file: str) -> None:
+    """A mask of a case without a name would be beside the output folder."""
+    (case,) = name_cases([(Path("/d") / file,)], taken={})
+    assert case.name == file
+
+
+def test_a_series_in_the_root_folder_has_a_name(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", ct_voxels((9, 24, 24)))
+    ((series,),), _ = find_scans([tmp_path], CT)
+    (case,) = name_cases([(dataclasses.replace(series, folder=Path("/")),)], taken={})
+    assert case.name == series.key
 
 
 def test_names_are_told_apart_where_file_systems_would_not() -> None:
