@@ -279,7 +279,7 @@ class _Run:
             source = case.scan[0]
             series = None if isinstance(source, Path) else source
             try:
-                found.append(replace(case, dose=doses.of_case(case.name, series, only=len(cases) == 1)))
+                found.append(replace(case, dose=doses.of_case(case.name, series, only=self.total == 1)))
             except ScanError as error:
                 self._blocked[case.name] = error
                 found.append(case)
