@@ -158,6 +158,7 @@ def _plain(file: DicomFile, layout: Layout) -> Iterator[DecodedFrame]:
     """
     if file.transfer_syntax != RLELossless:
         _check_excess(file, layout)
+    file.header.SamplesPerPixel = 1  # `layout_of` has checked it; pydicom refuses a file that does not state it
     frames = get_decoder(file.transfer_syntax).iter_array(
         file.header,
         raw=True,

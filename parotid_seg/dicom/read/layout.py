@@ -54,7 +54,9 @@ def layout_of(file: DicomFile) -> Layout:
     if samples != 1:
         raise NotAnImage(f"a colour image: found {samples} samples a pixel, expected 1")
     _check_grey(text_of(header, "PhotometricInterpretation"))
-    stored = integer_of(header, "BitsStored")
+    stored, sign = integer_of(header, "BitsStored"), integer_of(header, "PixelRepresentation")
+    if sign not in (0, 1):
+        raise Unusable(f"found PixelRepresentation {sign}, expected 0 (unsigned) or 1 (signed)")
     layout = Layout(
         rows=integer_of(header, "Rows"),
         columns=integer_of(header, "Columns"),
@@ -62,7 +64,7 @@ def layout_of(file: DicomFile) -> Layout:
         allocated=integer_of(header, "BitsAllocated"),
         stored=stored,
         high=integer_of(header, "HighBit", stored - 1),
-        signed=integer_of(header, "PixelRepresentation") == 1,
+        signed=sign == 1,
     )
     if layout.allocated not in ALLOCATED or not 1 <= stored <= layout.high + 1 <= layout.allocated:
         raise Unusable(

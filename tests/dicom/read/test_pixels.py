@@ -123,6 +123,12 @@ def test_words_of_other_sizes(tmp_path: Path, bits: int) -> None:
     )
 
 
+def test_the_number_of_samples_may_be_missing(tmp_path: Path) -> None:
+    voxels = ct_voxels(SHAPE)
+    paths = write_series(tmp_path / "ct", voxels, change=lambda index, dataset: delattr(dataset, "SamplesPerPixel"))
+    np.testing.assert_array_equal(read_only(paths)[0], voxels)
+
+
 @pytest.mark.parametrize("intercepts", [[-1024, -1000, 7, 0, 30000, -5, 1], [-1024, 0.5, 0, 1, 2, 3, 4]])
 def test_scaling_may_vary_from_slice_to_slice(tmp_path: Path, intercepts: list[float]) -> None:
     def change(index: int, dataset: pydicom.Dataset) -> None:
