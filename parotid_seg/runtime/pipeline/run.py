@@ -29,6 +29,7 @@ from parotid_seg.runtime.pipeline.ownership import (
     SUMMARY,
     Inputs,
     Written,
+    has_masks,
     names_of,
     remove_outdated_pictures,
     to_replace,
@@ -312,7 +313,11 @@ class _Run:
         jobs = [
             CaseRequest(case, self.journal.entries.get(case.name)) for case in cases if case.name not in self._blocked
         ]
-        before = {job.case.name for job in jobs if job.known and job.known.status == "done"}
+        before = {
+            job.case.name
+            for job in jobs
+            if (job.known and job.known.status == "done") or has_masks(job.case.name, self.work)
+        }
         for each in self._executor.do(self.work, jobs):
             entry = each.entry
             if each.status == "done":
