@@ -34,7 +34,7 @@ from parotid_seg.scan.nifti import (
 )
 from parotid_seg.scan.nifti_file import DAMAGED, GZIP, HEADER_BYTES, Stored, checked_header, layout_in
 from parotid_seg.scan.nrrd_file import nrrd_sizes, read_nrrd
-from parotid_seg.scan.search import NO_SCANS
+from parotid_seg.scan.search import DICOM_ENDINGS, NO_SCANS
 
 NRRD = ".nrrd"
 SEGMENTATION = ".seg.nrrd"
@@ -65,7 +65,7 @@ NAMES = {
 VTK = ".vtk"
 """Ending of VTK's first format, whose files may also contain a surface."""
 VTK_IMAGES = (b"structured_points", b"structured_grid", b"rectilinear_grid")
-INSIDE = (*ENDINGS, NRRD, *NAMES, ".dcm", ".ima")
+INSIDE = (*ENDINGS, NRRD, *NAMES, *DICOM_ENDINGS)
 """Endings of archives and of other compressions that may contain scans."""
 COMPRESSED = (".gz", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z", ".br")
 TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
