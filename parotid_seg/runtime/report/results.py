@@ -314,7 +314,8 @@ def _case(entry: Entry, patient: PatientIdentity | None) -> CaseRecord:
     failed = entry.status == "failed"
     ratio = ratio_of_sides(entry.volumes_ml)
     flags = entry.flags
-    if ratio and ratio > LARGEST_RATIO and not any(flag.code == FlagCode.SIDES_DIFFER for flag in flags):
+    said = {FlagCode.SIDES_DIFFER, FlagCode.STRUCTURE_MISSING}.intersection(flag.code for flag in flags)
+    if ratio and ratio > LARGEST_RATIO and not said:
         flags = (*flags, Flag(FlagCode.SIDES_DIFFER, value=ratio))  # earlier versions did not record it
     path = entry.place if entry.path == entry.source else entry.path
     ran = {"backend": entry.backend, "device": entry.device, "precision": entry.precision}

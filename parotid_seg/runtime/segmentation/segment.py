@@ -211,7 +211,7 @@ def _flags(mask: Mask, labels: tuple[str, ...], volumes_ml: dict[str, float]) ->
             flags.append(Flag(FlagCode.UNUSUAL_VOLUME, name, size))
         if (mask[0] == value).any() or (mask[-1] == value).any():
             flags.append(Flag(FlagCode.CUT_BY_SCAN_END, name))
-    ratio = ratio_of_sides(volumes_ml)
+    ratio = ratio_of_sides({name: size for name, size in volumes_ml.items() if not is_missing(name, size)})
     return [*flags, Flag(FlagCode.SIDES_DIFFER, value=ratio)] if ratio and ratio > LARGEST_RATIO else flags
 
 

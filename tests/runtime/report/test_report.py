@@ -207,16 +207,18 @@ def test_a_ratio_of_the_sides_is_a_flag() -> None:
     (flag,) = judged(cases[0]).flags
     assert (flag.code, flag.structure, flag.value, flag.severity) == (FlagCode.SIDES_DIFFER, "", 33 / 20, 2)
     assert judged(entry("edge", 20 * LARGEST_RATIO, 20)).flags == ()
+    missing = Flag(FlagCode.STRUCTURE_MISSING, "parotid_right", 0.1)
+    assert [flag.code for flag in judged(entry("speck", 20, 0.1, flags=(missing,))).flags] == [missing.code]
 
 
 def test_flags_that_runs_give_have_their_severity() -> None:
     mask = np.zeros((4, 4, 4), np.uint8)
     mask[0, :2] = 1
-    missing, differ = _flags(mask * 0 + 3, LABELS, {"parotid_left": 9.0, "parotid_right": 0.2})
+    (missing,) = _flags(mask * 0 + 3, LABELS, {"parotid_left": 9.0, "parotid_right": 0.2})
     unusual, cut = _flags(mask, LABELS[:2], {"parotid_left": 70.0})
     (none,) = _flags(mask, LABELS[:2], {"parotid_left": 0.0})
     sheared = Flag(FlagCode.SHEARED, value=9.0)
-    assert [severity_of(flag.code) for flag in (missing, none, cut, unusual, differ, sheared)] == [8, 8, 4, 3, 2, 1]
+    assert [severity_of(flag.code) for flag in (missing, none, cut, unusual, sheared)] == [8, 8, 4, 3, 1]
 
 
 def test_rows_and_sections_are_in_that_order_with_a_keyboard(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_the_scans_raise_the_flags(usual: tuple[dict[str, Any], str]) -> None:
         "cut": ["cut_by_scan_end", "uncertain"],
         "edge": ["cut_by_scan_end", "cut_in_plane", "uncertain"],
         "small": ["unusual_volume", "unusual_volume", "uncertain"],
-        "alone": ["only_gland_on_other_side", "structure_missing", "sides_differ", "uncertain"],
+        "alone": ["only_gland_on_other_side", "structure_missing", "uncertain"],
         "unknown": ["sform_without_code", "uncertain"],
     }
     assert usual[0]["outcomes"][-1] == (0, 9, 2, 0, 3)
