@@ -76,7 +76,7 @@ class Doses:
         Args:
             name: of the case.
             series: its scan if it is a DICOM series.
-            only: whether there is no other case, so that a single file needs no name.
+            only: whether there is no other case, nor a scan that was refused, so that a single file needs no name.
 
         Raises:
             ScanError: if there is none, or more than one.

@@ -22,6 +22,8 @@ from parotid_seg.wording import by_axes
 
 Affine = NDArray[np.float64]
 
+UNITS = {0: "unknown", 1: "meter", 2: "mm", 3: "micron"}
+"""nibabel's names of the units of space, by the lowest three bits of xyzt_units; the others are the unit of time."""
 MM_PER_UNIT = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 SPACING_RANGE_MM = (0.05, 20.0)
 """Range of the spacing of a head scan in mm; values outside mean a wrong unit or a damaged header."""
@@ -117,7 +119,7 @@ def header_in_place(header: Nifti1Header, geometry: Geometry, dtype: DTypeLike, 
     fresh.set_data_dtype(dtype)
     fresh.set_data_shape(header.get_data_shape())
     fresh.set_slope_inter(1.0, 0.0)
-    fresh.set_xyzt_units(header.get_xyzt_units()[0])
+    fresh.set_xyzt_units(_unit_of(header))
     fresh["descrip"] = note
     fresh["pixdim"][:4] = header["pixdim"][:4]
     for code, fields in TRANSFORMS.items():
@@ -145,22 +147,25 @@ def check_spacing(path: Path, spacing: NDArray[np.float64], hint: str = "is the 
 
 def _check_spacing_of(header: Nifti1Header, affine: Affine, path: Path) -> None:
     """Raise ScanError if the spacing of an affine in mm is not that of a head scan."""
-    unit = header.get_xyzt_units()[0]
+    unit = _unit_of(header)
     if unit in ("meter", "micron"):
         check_spacing(path, _lengths(affine), f"the header's unit is {unit}; are its numbers in mm?")
     else:
         check_spacing(path, _lengths(affine))
 
 
+def _unit_of(header: Nifti1Header) -> str:
+    """The unit of space, of a header that `_unit_mm` accepts."""
+    return UNITS[int(header["xyzt_units"]) % 8]
+
+
 def _unit_mm(header: Nifti1Header, path: Path) -> float:
-    try:
-        return MM_PER_UNIT[header.get_xyzt_units()[0]]
-    except KeyError:
+    code = int(header["xyzt_units"]) % 8
+    if code not in UNITS:
         raise ScanError(
-            f"found the unit {int(header['xyzt_units']) % 8} in the header (xyzt_units), expected 1 (metre), 2 (mm), "
-            "3 (micron) or 0",
-            path=path,
-        ) from None
+            f"found the unit {code} in the header (xyzt_units), expected 1 (metre), 2 (mm), 3 (micron) or 0", path=path
+        )
+    return MM_PER_UNIT[UNITS[code]]
 
 
 def _chosen(header: Nifti1Header, path: Path, unit_mm: float) -> tuple[Affine, int, list[Flag]]:
@@ -288,7 +293,7 @@ def _position_flags(affine: Affine, shear: float) -> list[Flag]:
 
 def _agrees(header: Nifti1Header, affine: Affine) -> bool:
     """Whether a header has a transform, and all its transforms agree with an affine in mm."""
-    unit_mm = MM_PER_UNIT[header.get_xyzt_units()[0]]
+    unit_mm = MM_PER_UNIT[_unit_of(header)]
     transforms = [header.get_sform()] if header["sform_code"] > 0 else []
     if header["qform_code"] > 0:
         qform = _qform_of(header)
@@ -305,7 +310,7 @@ def _agrees(header: Nifti1Header, affine: Affine) -> bool:
 def _set(header: Nifti1Header, geometry: Geometry) -> None:
     """Set the geometry in a header, and clear all other transforms."""
     stated = geometry.affine.copy()
-    stated[:3] /= MM_PER_UNIT[header.get_xyzt_units()[0]]
+    stated[:3] /= MM_PER_UNIT[_unit_of(header)]
     header.set_sform(stated, geometry.code)
     if _shear(stated) <= EXACT:
         header.set_qform(stated, geometry.code)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from parotid_seg.errors import InputError
@@ -17,6 +17,9 @@ LEFT, RIGHT = "left", "right"
 
 PAROTID_ML = (8.0, 60.0)
 """Usual volumes of parotid glands in ml; 99 % of the contoured training and validation glands are within."""
+LARGEST_RATIO = 1.6
+"""Largest ratio of the larger to the smaller parotid gland without a flag. In 187 of the 191 contoured training and
+validation patients it is smaller; their median is 1.12."""
 
 
 def _table(words: str) -> frozenset[str]:
@@ -125,6 +128,14 @@ def mirrored_labels(names: Sequence[str]) -> tuple[int, ...]:
 def is_usual_volume(name: str, volume_ml: float) -> bool:
     """Whether a volume is usual for a structure; True for structures other than parotid glands."""
     return not is_parotid(name) or PAROTID_ML[0] <= volume_ml <= PAROTID_ML[1]
+
+
+def ratio_of_sides(volumes_ml: Mapping[str, float]) -> float | None:
+    """Volume of the larger parotid gland over that of the smaller; None unless there are one left and one right."""
+    sides = {
+        side_of(name): size for name, size in volumes_ml.items() if is_parotid(name) and side_of(name) and size > 0
+    }
+    return max(sides.values()) / min(sides.values()) if len(sides) == 2 else None
 
 
 def check_pairs(names: Sequence[str]) -> None:

@@ -81,8 +81,12 @@ def layout_in(
         slope, intercept = header.get_slope_inter()
         shape = tuple(map(int, header.get_data_shape()))
     shape_in(path, shape, dtype)
-    if offset < 0:
-        raise ScanError(f"{DAMAGED}: found the offset {offset} (vox_offset), expected 0 or more", path=path)
+    if offset < header.sizeof_hdr:  # nibabel takes 0, and reads the header as the first voxels
+        raise ScanError(
+            f"{DAMAGED}: found the offset {offset} (vox_offset), which is within the header, expected "
+            f"{header.single_vox_offset} or more",
+            path=path,
+        )
     scaling = None if slope is None or (slope, intercept) == (1.0, 0.0) else (float(slope), float(intercept))
     voxels = math.prod(shape)
     check_room(path, voxels, offset + voxels * (dtype.itemsize + _further(dtype, scaling is not None, labels)), size)

@@ -10,11 +10,13 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
+from isal import igzip
 from nibabel.nifti1 import Nifti1Image
 from nibabel.nifti2 import Nifti2Image
 
@@ -30,8 +32,9 @@ from parotid_seg.scan.nifti import (
     voxels_in,
     without_ending,
 )
-from parotid_seg.scan.nifti_file import DAMAGED, Stored, checked_header, layout_in
+from parotid_seg.scan.nifti_file import DAMAGED, GZIP, HEADER_BYTES, Stored, checked_header, layout_in
 from parotid_seg.scan.nrrd_file import nrrd_sizes, read_nrrd
+from parotid_seg.scan.search import DICOM_ENDINGS, NO_SCANS
 
 NRRD = ".nrrd"
 SEGMENTATION = ".seg.nrrd"
@@ -62,7 +65,7 @@ NAMES = {
 VTK = ".vtk"
 """Ending of VTK's first format, whose files may also contain a surface."""
 VTK_IMAGES = (b"structured_points", b"structured_grid", b"rectilinear_grid")
-INSIDE = (*ENDINGS, NRRD, *NAMES, ".dcm", ".ima")
+INSIDE = (*ENDINGS, NRRD, *NAMES, *DICOM_ENDINGS)
 """Endings of archives and of other compressions that may contain scans."""
 COMPRESSED = (".gz", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".z", ".br")
 TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -75,6 +78,13 @@ UNSEARCHED = "an archive that is damaged, encrypted or too large to search"
 MOST_UNPACKED = 1 << 30
 """Most bytes of an archive's content that are skipped in the search for a scan."""
 DAMAGED_PAIR = "a damaged NIfTI pair"
+BEGINNINGS = (
+    (344, b"n+1\0", ".nii"),
+    (4, b"n+2\0", ".nii"),
+    (0, b"NRRD00", NRRD),
+    (128, b"DICM", ".dcm"),
+)
+"""Bytes near the beginning of files: where they are, which, and the ending of the files' names."""
 SIZES = {Nifti1Image: 348, Nifti2Image: 540}
 """Bytes of the headers."""
 
@@ -118,7 +128,7 @@ def unread(path: Path) -> str:
         return f"not read: {found}; convert it to NIfTI" if found else ""
     if name.endswith(VTK):
         return "not read: VTK image; convert it to NIfTI" * any(each in _start(path).lower() for each in VTK_IMAGES)
-    return unread_by_name(path)
+    return unread_by_name(path) or ("" if path.suffix.lower() in NO_SCANS else _unread_by_content(path))
 
 
 def unread_by_name(path: Path) -> str:
@@ -129,6 +139,20 @@ def unread_by_name(path: Path) -> str:
         return f"not read: compressed otherwise than .nii.gz ({path.suffix}); unpack it" * inner.endswith(INSIDE)
     description = next((kind for ending, kind in NAMES.items() if name.endswith(ending)), "")
     return f"not read: {description}; convert it to NIfTI" if description else ""
+
+
+def _unread_by_content(path: Path) -> str:
+    """As `unread`, for a file whose name does not end as that of an image, such as "ct.nii (1).gz"."""
+    start = _start(path)
+    packed = start.startswith(GZIP)
+    if packed:
+        with suppress(ScanError), foreign(path, "isal", DAMAGED), open_input(path) as file:
+            start = igzip.IGzipFile(fileobj=file, mode="rb").read(HEADER_BYTES)
+    ending = next((ending for at, magic, ending in BEGINNINGS if start[at : at + len(magic)] == magic), "")
+    if ending == ".dcm":
+        return "not read: a compressed DICOM file; unpack it" if packed else ""
+    name = f"{ending}.gz" if packed and ending == ".nii" else ending
+    return f"not read: by its content a file of {name}, which its name does not end in; rename it" if ending else ""
 
 
 def _pair_without(path: Path, description: str) -> str:
@@ -155,7 +179,7 @@ def _is_analyze(path: Path) -> bool:
 def _start(path: Path) -> bytes:
     try:
         with open_input(path) as file:
-            return file.read(540)
+            return file.read(HEADER_BYTES)
     except OSError:
         return b""
 

@@ -21,6 +21,9 @@ NO_SCANS = frozenset((
 # fmt: on
 """Endings of files that commonly lie beside scans."""
 
+DICOM_ENDINGS = (".dcm", ".ima")
+"""Endings of the names of DICOM files, as far as these have one."""
+
 STRAY = "stray file"
 """The kind of irrelevant files: not DICOM, empty, or missing."""
 

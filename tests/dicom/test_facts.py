@@ -41,6 +41,13 @@ def test_what_a_ct_says(tmp_path: Path) -> None:
     )
 
 
+def test_text_in_utf8_that_is_not_declared(tmp_path: Path) -> None:
+    misread = "Sch\u00e4del".encode().decode("latin-1")
+    assert (
+        facts_of(tmp_path, SpecificCharacterSet="ISO_IR 100", SeriesDescription=misread).description == "Sch\u00e4del"
+    )
+
+
 @pytest.mark.parametrize(
     ("maker", "model", "told"),
     [

@@ -1,6 +1,7 @@
 """Images in other files than .nii(.gz): read as the NIfTI file of the same image, or named; other files are not."""
 
 import bz2
+import gzip
 import io
 import re
 import struct
@@ -22,6 +23,7 @@ from parotid_seg.scan.other_formats import files_of_image, image_name, is_readab
 
 OBLIQUE = np.array([[0.0, -2.0, 0.6, 40], [1.5, 0.0, 0.0, -30], [0.0, 0.5, 2.9, -60], [0, 0, 0, 1]])
 SHAPE = (12, 10, 11)
+NIFTI_START = nibabel.Nifti1Image(np.zeros(SHAPE, np.int16), np.eye(4)).to_bytes()
 
 
 def voxels(dtype: str = "int16") -> NDArray[Any]:
@@ -239,6 +241,25 @@ def test_what_is_not_read_is_named_and_what_is_no_image_is_not(tmp_path: Path, n
     path.write_bytes(content_of(name))
     assert not is_readable(path)
     assert re.search(said, unread(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("ct.nii (1).gz", gzip.compress(NIFTI_START), r"by its content a file of \.nii\.gz, .*; rename it"),
+        ("ct", NIFTI_START, r"by its content a file of \.nii, which its name does not end in; rename it"),
+        ("ct.nii.gz.1", NIFTI_START, "by its content"),
+        ("ct.nrrd.old", b"NRRD0004\n", r"by its content a file of \.nrrd"),
+        ("IM0001.gz", gzip.compress(bytes(128) + b"DICM" + bytes(99)), "not read: a compressed DICOM file; unpack it"),
+        ("table.gz", gzip.compress(b"1,2\n" * 200), "^$"),
+        ("damaged.gz", gzip.compress(NIFTI_START)[:20], "^$"),
+        ("text.txt", NIFTI_START, "^$"),
+    ],
+)
+def test_scans_of_another_name_are_named_by_their_content(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert not is_readable(tmp_path / name)
+    assert re.search(said, unread(tmp_path / name))
 
 
 def test_names_without_endings(tmp_path: Path) -> None:

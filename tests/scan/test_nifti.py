@@ -125,6 +125,16 @@ def test_units(tmp_path: Path, unit: str, scale: float) -> None:
     assert read_nifti(path).volume.spacing_mm == pytest.approx((3.0, 2.0, 2.0), rel=1e-5)
 
 
+def test_the_unit_of_time_and_unused_bits_do_not_count(tmp_path: Path) -> None:
+    def add_bits(header: nibabel.Nifti1Header) -> None:
+        header["xyzt_units"] = 2 | 0x40
+
+    scan = read_nifti(spoil(save(tmp_path / "a.nii", ct()), add_bits))
+    assert scan.volume.spacing_mm == read_nifti(save(tmp_path / "b.nii", ct())).volume.spacing_mm
+    write_mask(np.zeros(scan.volume.shape, np.uint8), scan, tmp_path / "mask.nii")
+    assert nibabel.load(tmp_path / "mask.nii").header["xyzt_units"] == 2
+
+
 def test_sform_wins_over_a_disagreeing_qform_and_says_so(tmp_path: Path) -> None:
     affine = np.diag([2.0, 2.0, 3.0, 1.0])
     flipped = np.diag([-2.0, 2.0, 3.0, 1.0])

@@ -13,7 +13,8 @@ from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.file import read_dicom
 from parotid_seg.dicom.read.groups import images_in
 from parotid_seg.dicom.read.series import SeriesFacts
-from parotid_seg.dicom.read.values import Unusable, number_of, text_of
+from parotid_seg.dicom.read.text import text_of
+from parotid_seg.dicom.read.values import Unusable, number_of
 from parotid_seg.errors import ScanError
 from parotid_seg.scan.codes import LONGEST_LINE, plain
 
@@ -38,17 +39,17 @@ def read_facts(path: Path, modality: str, number: int | None) -> SeriesFacts:
         with phi_safe(path, "DICOM image"):
             file = read_dicom(path)
             header = Dataset() if file is None else file.header
-            secrets = _words(text_of(header, keyword) for keyword in IDENTITY)
+            secrets = _words(text_of(header, keyword, header).value for keyword in IDENTITY)
             _, place = next(images_in(header))
     except (ScanError, StopIteration):
         return SeriesFacts(modality, number, description=WITHHELD)
-    maker, model = (_text(header, each, secrets) for each in ("Manufacturer", "ManufacturerModelName"))
+    maker, model = (_text(header, each, header, secrets) for each in ("Manufacturer", "ManufacturerModelName"))
     return SeriesFacts(
         modality,
         number,
-        description=_text(header, "SeriesDescription", secrets),
+        description=_text(header, "SeriesDescription", header, secrets),
         kv=_number(place("CTXRayDetailsSequence"), "KVP", LARGEST_KV),
-        kernel=_text(place("CTReconstructionSequence"), "ConvolutionKernel", secrets),
+        kernel=_text(place("CTReconstructionSequence"), "ConvolutionKernel", header, secrets),
         tesla=_number(header, "MagneticFieldStrength", LARGEST_TESLA),
         scanner=WITHHELD if WITHHELD in (maker, model) else _together(maker, model),
     )
@@ -60,10 +61,10 @@ def _words(texts: Iterable[str]) -> set[str]:
     return {word.casefold() for word in parts if len(word) > 1}
 
 
-def _text(dataset: Dataset, keyword: str, secrets: set[str]) -> str:
+def _text(item: Dataset, keyword: str, header: Dataset, secrets: set[str]) -> str:
     try:
         with phi_safe(Path(), keyword):
-            text = text_of(dataset, keyword)
+            text = text_of(item, keyword, header).value.strip()
     except ScanError:
         return ""
     if any(word in text.casefold() for word in secrets):

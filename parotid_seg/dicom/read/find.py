@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from pydicom.uid import UID_dictionary
 
 from parotid_seg.dicom.mr.acquisition import acquisition_of
 from parotid_seg.dicom.mr.sequences import UNCLEAR, name_of
@@ -16,7 +16,7 @@ from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.facts import read_facts
 from parotid_seg.dicom.read.file import DicomFile, kind_in_meta, read_dicom, series_in_header
 from parotid_seg.dicom.read.frame import Frame, Owner, frames_of, owner_of, series_number
-from parotid_seg.dicom.read.groups import MODALITIES
+from parotid_seg.dicom.read.groups import MODALITIES, name_of_class, words_for
 from parotid_seg.dicom.read.series import Series, series_key, series_title
 from parotid_seg.dicom.read.stack import Stack, stacks_of
 from parotid_seg.dicom.read.values import NotAnImage, Unusable, text_of, uid_of
@@ -24,7 +24,7 @@ from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.geometry import check_spacing
 from parotid_seg.scan.nifti import MIN_DEPTH_MM, check_extent
-from parotid_seg.scan.search import STRAY, Skipped, folder_of_files, printable
+from parotid_seg.scan.search import DICOM_ENDINGS, STRAY, Skipped, folder_of_files, printable
 from parotid_seg.scan.volume import Orientation
 
 
@@ -88,6 +88,7 @@ class _Gathered:
         unreadable: files that may be usable images, and the UID of their series as far as it can be read.
         other_modality: files by modality and UID of their series, and the series' number.
         derived: series of derived images that form no volume, and why.
+        strays: files that are not DICOM, and why not.
     """
 
     takes: Takes
@@ -98,6 +99,7 @@ class _Gathered:
         default_factory=lambda: defaultdict(list)
     )
     derived: list[tuple[Owner, str, list[Path]]] = field(default_factory=list)
+    strays: dict[Path, str] = field(default_factory=dict)
     reasons: dict[tuple[str, bool, Path | None], _Files] = field(default_factory=dict)
 
     def skip(self, reason: str, *paths: Path, refused: bool = False, kind: str = "file", item: object = None) -> None:
@@ -142,6 +144,7 @@ def find_series(files: Iterable[Path], takes: Takes = Takes()) -> Found:
     gathered = _Gathered(takes)
     for path in dict.fromkeys(files):
         _gather(path, gathered)
+    _skip_strays(gathered)
     for (modality, uid), images in gathered.other_modality.items():
         title = series_title(modality, images[0][1], series_key(uid))
         reason, kind = f"{title}: the model takes {takes.words}", f"{modality} series"
@@ -154,6 +157,22 @@ def find_series(files: Iterable[Path], takes: Takes = Takes()) -> Found:
     series = [_beside_damaged(each, gathered) for each in volumes]
     series.sort(key=lambda each: (str(each.folder), each.number or 0, each.key))
     return Found(tuple(series), gathered.left_out())
+
+
+def _skip_strays(gathered: _Gathered) -> None:
+    """Skip files that are not DICOM; those named as DICOM images, as a copy that broke off leaves them, are refused."""
+    images = {_pattern(frame.slice.path) for frames in gathered.frames.values() for frame in frames}
+    for path, reason in gathered.strays.items():
+        if path.suffix.lower() in DICOM_ENDINGS or _pattern(path) in images:
+            gathered.unreadable[path] = ""
+            gathered.skip(f"{reason}, but named as a DICOM image", path, refused=True)
+        else:
+            gathered.skip(reason, path, kind=STRAY)
+
+
+def _pattern(path: Path) -> tuple[Path, str]:
+    """A file's folder, and its name without its numbers."""
+    return path.parent, re.sub("[0-9]+", "0", path.name)
 
 
 def _gather(path: Path, gathered: _Gathered) -> None:
@@ -172,9 +191,11 @@ def _gather(path: Path, gathered: _Gathered) -> None:
             )
             gathered.skip(words, path, kind=f"{modality} image")
         else:
-            gathered.skip(f"{_words_for(sop_class)}; {error.reason}", path, kind=_name_of(sop_class))
+            gathered.skip(f"{words_for(sop_class)}; {error.reason}", path, kind=name_of_class(sop_class))
     else:
-        if other:
+        if kind == STRAY:
+            gathered.strays[path] = other
+        elif other:
             gathered.skip(other, path, kind=kind)
 
 
@@ -190,7 +211,7 @@ def _other_than_images(path: Path, gathered: _Gathered) -> tuple[str, str]:
         if not kind:
             raise Unusable("no SOPClassUID")
         if kind not in MODALITIES:
-            return _words_for(kind), _name_of(kind)
+            return words_for(kind), name_of_class(kind)
         _gather_images(file, gathered)
     return "", ""
 
@@ -214,19 +235,6 @@ def _gather_images(file: DicomFile, gathered: _Gathered) -> None:
             gathered.frames[owner] += frames
         for kind in sorted(others):
             gathered.skip(f"{kind} images", file.path, kind=f"{kind} series", item=owner)
-
-
-def _words_for(sop_class: str) -> str:
-    name = UID_dictionary[sop_class][0].removesuffix(" Storage") if sop_class in UID_dictionary else "an unknown kind"
-    return f"DICOM, but neither CT nor MR: {name}"
-
-
-def _name_of(sop_class: str) -> str:
-    """The name of a SOP class in counts, such as "RT dose"."""
-    if sop_class not in UID_dictionary:
-        return "unknown DICOM object"
-    words = UID_dictionary[sop_class][0].removesuffix(" Storage").split()
-    return " ".join(word if word.isupper() else word.lower() for word in words)
 
 
 def _volumes_of(owner: Owner, gathered: _Gathered) -> list[_Volume]:

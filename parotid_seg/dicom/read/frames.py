@@ -158,6 +158,8 @@ def _plain(file: DicomFile, layout: Layout) -> Iterator[DecodedFrame]:
     """
     if file.transfer_syntax != RLELossless:
         _check_excess(file, layout)
+    # `layout_of` has checked both; pydicom takes no other spelling, and no file that does not state them
+    file.header.SamplesPerPixel, file.header.PhotometricInterpretation = 1, "MONOCHROME2"
     frames = get_decoder(file.transfer_syntax).iter_array(
         file.header,
         raw=True,

@@ -16,6 +16,7 @@ from pydicom.uid import (
     LegacyConvertedEnhancedCTImageStorage,
     LegacyConvertedEnhancedMRImageStorage,
     MRImageStorage,
+    UID_dictionary,
 )
 
 from parotid_seg.dicom.read.values import Unusable, integer_of, item_of, items_of, text_of
@@ -32,6 +33,20 @@ MODALITIES = SINGLE | MULTI
 
 Place = Callable[[str], Dataset]
 """The data set that holds the attributes of a functional group, by its sequence's keyword; empty if there is none."""
+
+
+def words_for(sop_class: str) -> str:
+    """What an object of a SOP class is, for messages about other objects than images of CT and MR."""
+    name = UID_dictionary[sop_class][0].removesuffix(" Storage") if sop_class in UID_dictionary else "an unknown kind"
+    return f"DICOM, but neither CT nor MR: {name}"
+
+
+def name_of_class(sop_class: str) -> str:
+    """The name of a SOP class in counts, such as "RT dose"."""
+    if sop_class not in UID_dictionary:
+        return "unknown DICOM object"
+    words = UID_dictionary[sop_class][0].removesuffix(" Storage").split()
+    return " ".join(word if word.isupper() else word.lower() for word in words)
 
 
 def images_in(header: Dataset) -> Iterator[tuple[int | None, Place]]:

@@ -53,8 +53,10 @@ def layout_of(file: DicomFile) -> Layout:
     samples = integer_of(header, "SamplesPerPixel", 1)
     if samples != 1:
         raise NotAnImage(f"a colour image: found {samples} samples a pixel, expected 1")
-    _check_grey(text_of(header, "PhotometricInterpretation"))
-    stored = integer_of(header, "BitsStored")
+    _check_grey(text_of(header, "PhotometricInterpretation").upper())
+    stored, sign = integer_of(header, "BitsStored"), integer_of(header, "PixelRepresentation")
+    if sign not in (0, 1):
+        raise Unusable(f"found PixelRepresentation {sign}, expected 0 (unsigned) or 1 (signed)")
     layout = Layout(
         rows=integer_of(header, "Rows"),
         columns=integer_of(header, "Columns"),
@@ -62,7 +64,7 @@ def layout_of(file: DicomFile) -> Layout:
         allocated=integer_of(header, "BitsAllocated"),
         stored=stored,
         high=integer_of(header, "HighBit", stored - 1),
-        signed=integer_of(header, "PixelRepresentation") == 1,
+        signed=sign == 1,
     )
     if layout.allocated not in ALLOCATED or not 1 <= stored <= layout.high + 1 <= layout.allocated:
         raise Unusable(
@@ -114,6 +116,8 @@ def _check_grey(photometric: str) -> None:
     By the standard it affects the display only, and the values stay as they are. But some software inverts the values,
     too, and nothing in the file shows this; a wrong guess would turn air into bone.
     """
+    if not photometric:
+        raise Unusable("no PhotometricInterpretation, expected MONOCHROME2")
     if photometric == "MONOCHROME1":
         raise Unusable("MONOCHROME1, of which some software inverts the values; expected MONOCHROME2")
     if photometric != "MONOCHROME2":

@@ -21,6 +21,7 @@ from parotid_seg.dicom.read.series import Series, series_key
 from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.files import exists
 from parotid_seg.models import example_folder
+from parotid_seg.records import is_plain_name
 from parotid_seg.runtime.pipeline.sources import Scan, place_of
 from parotid_seg.scan.intensity import is_ct
 from parotid_seg.scan.nifti import ENDINGS
@@ -272,7 +273,7 @@ def _place_named(scan: Scan) -> Path:
 
 
 def _own_name(scan: Scan, name_path: Path, alone: bool) -> str:
-    """A name without folders above.
+    """A name without folders above; never empty or dots only, which would name the output folder or one above it.
 
     Args:
         scan: the scan.
@@ -281,9 +282,10 @@ def _own_name(scan: Scan, name_path: Path, alone: bool) -> str:
     """
     source = scan[0]
     if not isinstance(source, Series):
-        return image_name(source).removesuffix("_0000")
+        name = image_name(source).removesuffix("_0000")
+        return name if is_plain_name(name) else source.name
     if alone:
-        return name_path.name
+        return name_path.name or source.key
     number = series_key(source.study_uid) if len(scan) > 1 else source.number
     return f"{name_path.name}_{source.key if number is None else number}"
 

@@ -44,7 +44,10 @@ class Written:
     def __init__(self, folder: Path, entries: Iterable[Entry]) -> None:
         self._folder = folder.resolve()
         self._names = set(self._read())
-        for entry in (each for each in entries if each.status == "done"):
+        done = [each for each in entries if each.status == "done"]
+        lost = f" as far as is known ({NAME}, its record, is missing)" if done and not is_taken(folder / NAME) else ""
+        self._foreign = f"exists and was not written by parotid-seg{lost}; move it or choose another --out"
+        for entry in done:
             self._names.update((entry.mask, *entry.further, *pictures_of(entry.case)))
 
     def _read(self) -> list[str]:
@@ -74,10 +77,7 @@ class Written:
         ]
         for name in names:
             if name not in self._names and is_taken(self._folder / name):
-                raise OutputError(
-                    "exists and was not written by parotid-seg; move it or choose another --out",
-                    path=self._folder / name,
-                )
+                raise OutputError(self._foreign, path=self._folder / name)
         return names
 
     def why_not(self, names: Iterable[str], inputs: Inputs) -> str:
@@ -89,7 +89,7 @@ class Written:
             if same := inputs.same_as(path):
                 return f"{name} would replace {same}, which is read; choose another --out"
             if name not in self._names:
-                return f"{name} exists and was not written by parotid-seg; move it or choose another --out"
+                return f"{name} {self._foreign}"
         return ""
 
     def is_own(self, name: str) -> bool:
@@ -165,11 +165,11 @@ def to_replace(cases: Iterable[Case], entry_of: Callable[[str], Entry | None], w
         entry_of: the journal's entry of a case, or None.
         work: the run's configuration.
     """
-    counts = dict.fromkeys(("overwrite", "settings", "changed", "dose", "unknown"), 0)
+    counts = dict.fromkeys(("overwrite", "settings", "changed", "dose", "failed", "unknown"), 0)
     for case in cases:
         entry = entry_of(case.name)
         if entry is None or entry.status != "done":
-            counts["unknown"] += any(is_real_file(work.out / each) for each in work.options.outputs.names(case.name))
+            counts["failed" if entry else "unknown"] += has_masks(case.name, work)
         elif work.options.overwrite:
             counts["overwrite"] += 1
         elif entry.settings != work.settings:
@@ -183,9 +183,15 @@ def to_replace(cases: Iterable[Case], entry_of: Callable[[str], Entry | None], w
         "settings": "another model, other options or another version of parotid-seg made them",
         "changed": "found other masks than the recorded ones",
         "dose": "they have no mean dose yet, which --dose asks for",
+        "failed": "their last run failed, and masks of an earlier one are there",
         "unknown": f"found masks that {JOURNAL} does not record",
     }
     return [_again(count, why[kind]) for kind, count in counts.items() if count]
+
+
+def has_masks(case: str, work: WorkerConfig) -> bool:
+    """Whether a file of a case's mask is there, of whatever run."""
+    return any(is_real_file(work.out / name) for name in work.options.outputs.names(case))
 
 
 def _again(count: int, why: str) -> str:

@@ -29,6 +29,7 @@ from parotid_seg.runtime.pipeline.ownership import (
     SUMMARY,
     Inputs,
     Written,
+    has_masks,
     names_of,
     remove_outdated_pictures,
     to_replace,
@@ -278,7 +279,7 @@ class _Run:
             source = case.scan[0]
             series = None if isinstance(source, Path) else source
             try:
-                found.append(replace(case, dose=doses.of_case(case.name, series, only=len(cases) == 1)))
+                found.append(replace(case, dose=doses.of_case(case.name, series, only=self.total == 1)))
             except ScanError as error:
                 self._blocked[case.name] = error
                 found.append(case)
@@ -311,7 +312,11 @@ class _Run:
         jobs = [
             CaseRequest(case, self.journal.entries.get(case.name)) for case in cases if case.name not in self._blocked
         ]
-        before = {job.case.name for job in jobs if job.known and job.known.status == "done"}
+        before = {
+            job.case.name
+            for job in jobs
+            if (job.known and job.known.status == "done") or has_masks(job.case.name, self.work)
+        }
         for each in self._executor.do(self.work, jobs):
             entry = each.entry
             if each.status == "done":

@@ -32,7 +32,7 @@ def facts_of(source: Source) -> SeriesFacts | None:
 
 
 def hash_source(source: Source) -> str:
-    """Hash of a source's bytes and of the choice of its slices.
+    """Hash of a source's bytes, of the choice of its slices, and of remarks on what lies beside it.
 
     Raises:
         OSError: if a file cannot be read.
@@ -42,7 +42,8 @@ def hash_source(source: Source) -> str:
         return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
     files = {each.path: hash_file(each.path) for each in source.slices}
     slices = ((files[each.path], str(each.frame)) for each in source.slices)
-    return hashlib.sha256(" ".join(part for each in slices for part in each).encode()).hexdigest()
+    parts = [*(part for each in slices for part in each), *map(str, source.flags)]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def read_scan(scan: Scan) -> NiftiScan:

@@ -47,7 +47,7 @@ def patients_of(cases: Iterable[Case]) -> dict[str, PatientIdentity]:
 def _patient_of(series: Series) -> PatientIdentity:
     from parotid_seg.dicom.phi_safe import phi_safe
     from parotid_seg.dicom.read.file import read_dicom
-    from parotid_seg.dicom.read.values import text_of
+    from parotid_seg.dicom.read.text import text_of
 
     path = series.slices[0].path
     with phi_safe(path, "DICOM image"):
@@ -57,7 +57,7 @@ def _patient_of(series: Series) -> PatientIdentity:
         texts = {}
         for keyword in ("PatientName", "PatientID", "PatientBirthDate"):
             with contextlib.suppress(ScanError):
-                texts[keyword] = text_of(file.header, keyword)
+                texts[keyword] = text_of(file.header, keyword, file.header).value.strip()
     return PatientIdentity(
         texts.get("PatientName", ""), texts.get("PatientID", ""), _iso(texts.get("PatientBirthDate", ""))
     )

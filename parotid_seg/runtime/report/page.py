@@ -29,7 +29,6 @@ from parotid_seg.runtime.pipeline.ownership import PAGE
 from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, views_of
 from parotid_seg.runtime.report.flag_text import sentence
 from parotid_seg.runtime.report.results import (
-    LARGEST_RATIO,
     CaseRecord,
     FlagRecord,
     Results,
@@ -38,7 +37,7 @@ from parotid_seg.runtime.report.results import (
 )
 from parotid_seg.runtime.report.sheet import MOST_STRUCTURES, rows_of, webp_size
 from parotid_seg.scan.codes import ALL_ROIS, Rois
-from parotid_seg.scan.labels import PAROTID_ML, from_the_right, plain_name
+from parotid_seg.scan.labels import LARGEST_RATIO, PAROTID_ML, from_the_right, plain_name
 
 TEMPLATES = Path(__file__).with_name("templates")
 FLOOR = "DSC floor"

@@ -21,13 +21,9 @@ from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.report.flag_text import sentence, severity_of
 from parotid_seg.runtime.report.identities import PatientIdentity
-from parotid_seg.scan.labels import is_parotid, side_of
+from parotid_seg.scan.labels import LARGEST_RATIO, ratio_of_sides
 
 SCHEMA_VERSION = 1
-LARGEST_RATIO = 1.6
-"""Largest ratio of the larger to the smaller gland without a flag. In 187 of the 191 contoured training and validation
-patients it is smaller; their median is 1.12."""
-
 GRAVE = 8
 """Severity from which a flag may mean that the mask is not the structure, or that it is missing; floors do not show
 that."""
@@ -318,8 +314,9 @@ def _case(entry: Entry, patient: PatientIdentity | None) -> CaseRecord:
     failed = entry.status == "failed"
     ratio = ratio_of_sides(entry.volumes_ml)
     flags = entry.flags
-    if ratio and ratio > LARGEST_RATIO:
-        flags = (*flags, Flag(FlagCode.SIDES_DIFFER, value=ratio))
+    said = {FlagCode.SIDES_DIFFER, FlagCode.STRUCTURE_MISSING}.intersection(flag.code for flag in flags)
+    if ratio and ratio > LARGEST_RATIO and not said:
+        flags = (*flags, Flag(FlagCode.SIDES_DIFFER, value=ratio))  # earlier versions did not record it
     path = entry.place if entry.path == entry.source else entry.path
     ran = {"backend": entry.backend, "device": entry.device, "precision": entry.precision}
     return CaseRecord(
@@ -364,14 +361,6 @@ def _flag(flag: Flag) -> FlagRecord:
         severity=severity_of(flag.code),
         text=sentence(flag),
     )
-
-
-def ratio_of_sides(volumes_ml: Mapping[str, float]) -> float | None:
-    """Volume of the larger parotid gland over that of the smaller; None unless there are one left and one right."""
-    sides = {
-        side_of(name): size for name, size in volumes_ml.items() if is_parotid(name) and side_of(name) and size > 0
-    }
-    return max(sides.values()) / min(sides.values()) if len(sides) == 2 else None
 
 
 def _last_part(path: str) -> str:

@@ -21,7 +21,7 @@ from parotid_seg.scan.chunks import MOST_SLICES, CroppedScan
 from parotid_seg.scan.components import Box, clean_labels, label_boxes
 from parotid_seg.scan.ct.slice_order import misfits
 from parotid_seg.scan.intensity import in_windows, is_ct
-from parotid_seg.scan.labels import is_parotid, is_usual_volume, side_of
+from parotid_seg.scan.labels import LARGEST_RATIO, is_parotid, is_usual_volume, ratio_of_sides, side_of
 from parotid_seg.scan.volume import Mask, Volume
 
 SMALLEST_GLAND_ML = 1.0
@@ -34,6 +34,9 @@ glands 7 are below it, with a mean DSC of 0.52 with the contours; the others hav
 WRONG_SIDE_MM = 20.0
 """If only one gland is found and lies so far beyond the middle, it is probably the other one. All of the 382 contoured
 training and validation glands lie at least 47 mm on their own side."""
+
+ON_BOTH_SIDES = (FlagCode.SIDES_SWAPPED, FlagCode.ONLY_GLAND_ON_OTHER_SIDE)
+"""Flags on one structure that put the other side's mask in doubt as well."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Segmentation:
     floor_dsc: dict[str, float] = field(default_factory=dict)
 
     def only(self, names: Sequence[str], labels: Sequence[str]) -> Segmentation:
-        """The result without all other structures.
+        """The result without all other structures, and without their flags; those on both sides together stay.
 
         Args:
             names: of the structures.
@@ -71,7 +74,7 @@ class Segmentation:
         return Segmentation(
             kept[self.mask],
             {name: self.volumes_ml[name] for name in names},
-            tuple(flag for flag in self.flags if not flag.structure or flag.structure in names),
+            tuple(flag for flag in self.flags if flag.structure in ("", *names) or flag.code in ON_BOTH_SIDES),
             *(
                 {name: dsc for name, dsc in figures.items() if name in names}
                 for figures in (self.agreement, self.expected_dsc, self.floor_dsc)
@@ -208,7 +211,8 @@ def _flags(mask: Mask, labels: tuple[str, ...], volumes_ml: dict[str, float]) ->
             flags.append(Flag(FlagCode.UNUSUAL_VOLUME, name, size))
         if (mask[0] == value).any() or (mask[-1] == value).any():
             flags.append(Flag(FlagCode.CUT_BY_SCAN_END, name))
-    return flags
+    ratio = ratio_of_sides({name: size for name, size in volumes_ml.items() if not is_missing(name, size)})
+    return [*flags, Flag(FlagCode.SIDES_DIFFER, value=ratio)] if ratio and ratio > LARGEST_RATIO else flags
 
 
 def is_missing(name: str, size_ml: float) -> bool:

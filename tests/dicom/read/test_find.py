@@ -333,12 +333,30 @@ def test_series_numbers_that_are_none_are_not_shown(tmp_path: Path, number: int 
     assert series.title == f"CT series ({series.key})"
 
 
+@pytest.mark.parametrize("content", [b"", bytes(5000), b"<html>"])
+@pytest.mark.parametrize("names", ["IM{:05d}", "{}.dcm"])
+def test_lost_images_at_the_end_of_a_series_are_refused_and_flagged(tmp_path: Path, content: bytes, names: str) -> None:
+    """A copy that broke off leaves files of the right name and size 0, or of the right size and zeros."""
+    for index, path in enumerate(write_series(tmp_path / "ct", ct_voxels(SHAPE))):
+        if index == 8:
+            path.write_bytes(content)
+        path.rename(path.with_name(names.format(index)))
+    (tmp_path / "ct" / "DONE").touch()
+    found = all_in(tmp_path)
+    (series,) = found.series
+    assert [flag.code for flag in series.flags] == [FlagCode.DAMAGED_FILE_BESIDE]
+    assert [left.reason for left in found.left_out if left.refused] == [
+        f"{'not DICOM' if content else 'empty'}, but named as a DICOM image"
+    ]
+    assert len(found.left_out) == 2
+
+
 def test_names_of_files_may_hold_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("<b>\n\x1b[31m.dcm", "..dcm", "caf\udce9"):
+    for name in ("<b>\n\x1b[31m.x", "..x", "caf\udce9"):
         Path(name).write_text("stray")
-    relative, absolute = Path("<b>\n\x1b[31m.dcm"), [tmp_path / "..dcm", tmp_path / "caf\udce9"]
-    assert [str(left) for left in find_series([relative]).left_out] == ["<b>__[31m.dcm: not DICOM"]
+    relative, absolute = Path("<b>\n\x1b[31m.x"), [tmp_path / "..x", tmp_path / "caf\udce9"]
+    assert [str(left) for left in find_series([relative]).left_out] == ["<b>__[31m.x: not DICOM"]
     assert [str(left) for left in find_series([relative, *absolute]).left_out] == [f"{tmp_path}: not DICOM (3 files)"]
 
 

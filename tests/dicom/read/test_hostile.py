@@ -218,6 +218,18 @@ def test_uids_that_are_none_are_refused(tmp_path: Path, keyword: str, value: str
     assert value not in message
 
 
+def test_an_image_that_does_not_say_that_it_is_grey_is_refused(tmp_path: Path) -> None:
+    change = lambda index, dataset: delattr(dataset, "PhotometricInterpretation")  # noqa: E731
+    paths = write_series(tmp_path / "ct", ct_voxels((7, 4, 4)), change=change)
+    assert "no PhotometricInterpretation" in refusal(paths)
+
+
+def test_a_sign_that_is_none_is_refused(tmp_path: Path) -> None:
+    change = lambda index, dataset: setattr(dataset, "PixelRepresentation", 2)  # noqa: E731
+    paths = write_series(tmp_path / "ct", ct_voxels((7, 4, 4)), change=change)
+    assert "found PixelRepresentation 2, expected 0 (unsigned) or 1 (signed)" in refusal(paths)
+
+
 def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
     for number, value in enumerate(["nan\\0\\0", "1e999\\0\\0", "1e300\\0\\0", "a\\b\\c", "1\\2", ""]):
         paths = write_series(tmp_path / str(number), ct_voxels((7, 4, 4)))

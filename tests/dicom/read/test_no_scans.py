@@ -79,7 +79,7 @@ def test_what_is_no_scan_is_left_out_by_kind(tmp_path: Path) -> None:
         save(dataset, tmp_path / "ct" / f"other{number}.dcm")
     (tmp_path / "ct" / "notes.txt").write_text("stray")
     (tmp_path / "ct" / "picture.png").write_bytes(b"\x89PNG" + bytes(500))
-    (tmp_path / "ct" / "nothing.dcm").touch()
+    (tmp_path / "ct" / "nothing").touch()
     write_series(tmp_path / "single", ct_voxels((1, 16, 20)))
     write_series(tmp_path / "short", ct_voxels((3, 16, 20)))
     found = all_in(tmp_path)
@@ -90,7 +90,7 @@ def test_what_is_no_scan_is_left_out_by_kind(tmp_path: Path) -> None:
         "ct: DICOM, but neither CT nor MR: RT Structure Set (2 files)",
         "ct/other2.dcm: DICOM, but neither CT nor MR: Secondary Capture Image",
         "ct: not DICOM (2 files)",
-        "ct/nothing.dcm: empty",
+        "ct/nothing: empty",
         f"single/{next((tmp_path / 'single').iterdir()).name}: a single image, expected a stack of slices",
     }
     assert "3 slices cover 9.0 mm from inferior to superior, expected at least 20 mm (3 files)" in short

@@ -123,6 +123,15 @@ def test_words_of_other_sizes(tmp_path: Path, bits: int) -> None:
     )
 
 
+def test_grey_images_that_say_so_loosely(tmp_path: Path) -> None:
+    def change(_: object, dataset: pydicom.Dataset) -> None:
+        del dataset.SamplesPerPixel
+        dataset.PhotometricInterpretation = "monochrome2"
+
+    voxels = ct_voxels(SHAPE)
+    np.testing.assert_array_equal(read_only(write_series(tmp_path / "ct", voxels, change=change))[0], voxels)
+
+
 @pytest.mark.parametrize("intercepts", [[-1024, -1000, 7, 0, 30000, -5, 1], [-1024, 0.5, 0, 1, 2, 3, 4]])
 def test_scaling_may_vary_from_slice_to_slice(tmp_path: Path, intercepts: list[float]) -> None:
     def change(index: int, dataset: pydicom.Dataset) -> None:

@@ -1,11 +1,13 @@
 """Which scans are meant, and that no two masks get one name."""
 
+import dataclasses
 import unicodedata
 from pathlib import Path
 
 import pytest
 
 from parotid_seg.runtime.pipeline.discovery import find_scans, name_cases
+from parotid_seg.runtime.pipeline.sources import hash_source
 from tests.dicom_series import ct_voxels, write_series
 from tests.small_files import touch
 
@@ -48,6 +50,31 @@ def test_equal_names_are_told_apart() -> None:
 def test_same_folder_same_stem() -> None:
     names = [case.name for case in name_cases([(Path("/d/ct.nii"),), (Path("/d/ct.nii.gz"),)], taken={})]
     assert len(set(names)) == 2
+
+
+@pytest.mark.parametrize("file", ["_0000.nii.gz", ".nii.gz", "..nii.gz", "...nii", "._0000.nii.gz"])
+def test_a_file_of_an_ending_only_is_named_after_all_of_it(file: str) -> None:
+    """A mask of a case without a name would be beside the output folder."""
+    (case,) = name_cases([(Path("/d") / file,)], taken={})
+    assert case.name == file
+
+
+def test_a_series_in_the_root_folder_has_a_name(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", ct_voxels((9, 24, 24)))
+    ((series,),), _ = find_scans([tmp_path], CT)
+    assert not isinstance(series, Path)
+    (case,) = name_cases([(dataclasses.replace(series, folder=Path("/")),)], taken={})
+    assert case.name == series.key
+
+
+def test_a_series_beside_which_a_damaged_file_appears_is_done_again(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", ct_voxels((9, 24, 24)))
+    hashes = []
+    for content in (b"", bytes(128) + b"DICM" + b"x" * 99, b""):
+        (tmp_path / "ct" / "damaged").write_bytes(content)
+        ((series,),), _ = find_scans([tmp_path], CT)
+        hashes.append(hash_source(series))
+    assert hashes[0] == hashes[2] != hashes[1]
 
 
 def test_names_are_told_apart_where_file_systems_would_not() -> None:

@@ -48,6 +48,12 @@ def test_what_the_file_says(tmp_path: Path, texts: tuple[str, str, str], told: s
     assert str(patients_of([case])["ct"]) == told
 
 
+def test_a_name_in_utf8_that_is_not_declared(tmp_path: Path) -> None:
+    misread = "M\u00fcller^J\u00fcrgen".encode().decode("latin-1")
+    case = case_of(tmp_path / "ct", SpecificCharacterSet="ISO_IR 100", PatientName=misread)
+    assert patients_of([case])["ct"].name == "M\u00fcller^J\u00fcrgen"
+
+
 def test_scans_that_say_nothing(tmp_path: Path) -> None:
     anonymous = case_of(tmp_path / "anonymous", PatientName="", PatientID="", PatientBirthDate="")
     gone, nifti = case_of(tmp_path / "gone"), Case("nifti", (tmp_path / "a.nii.gz",))

@@ -15,8 +15,9 @@ from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.report.flag_text import severity_of
 from parotid_seg.runtime.report.page import write_report
-from parotid_seg.runtime.report.results import LARGEST_RATIO, RunRecord, results_of
+from parotid_seg.runtime.report.results import RunRecord, results_of
 from parotid_seg.runtime.segmentation.segment import _flags
+from parotid_seg.scan.labels import LARGEST_RATIO
 from tests.runtime.report.records import LABELS, entry, failed, judged, run_of
 
 SIDES = LABELS[1:]
@@ -206,6 +207,8 @@ def test_a_ratio_of_the_sides_is_a_flag() -> None:
     (flag,) = judged(cases[0]).flags
     assert (flag.code, flag.structure, flag.value, flag.severity) == (FlagCode.SIDES_DIFFER, "", 33 / 20, 2)
     assert judged(entry("edge", 20 * LARGEST_RATIO, 20)).flags == ()
+    missing = Flag(FlagCode.STRUCTURE_MISSING, "parotid_right", 0.1)
+    assert [flag.code for flag in judged(entry("speck", 20, 0.1, flags=(missing,))).flags] == [missing.code]
 
 
 def test_flags_that_runs_give_have_their_severity() -> None:

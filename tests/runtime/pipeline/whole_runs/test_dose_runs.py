@@ -22,7 +22,7 @@ from tests.dicom.read.dose_files import linear, ramp, set_to, write_rtdose
 from tests.dicom_example import slices_of_image, write_image
 from tests.dicom_series import lay, uid, write_series
 from tests.runtime.report.drawn import AFFINE, Here, drawn_voxels, write
-from tests.small_files import summary_rows
+from tests.small_files import summary_rows, touch
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Invalid value for VR")]
 
@@ -243,6 +243,13 @@ def test_another_dose_is_computed_and_the_same_one_is_not(tmp_path: Path) -> Non
     assert [each.statuses["a"] for each in runs] == ["done", "skipped", "done"]
     assert [each.entries["a"].mean_gy["parotid_left"] for each in runs] == [20, 20, 30]
     assert {each.entries["a"].mask_sha256 for each in (first, *runs)} == {first.entries["a"].mask_sha256}
+
+
+def test_a_dose_of_another_name_may_be_that_of_a_scan_that_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "scans" / "b.mha")
+    write(tmp_path / "scans" / "a.nii.gz")
+    ran = run(tmp_path / "scans", tmp_path / "out", nifti_dose(tmp_path / "any name.nii.gz"))
+    assert "found no dose named a" in ran.entries["a"].failure
 
 
 def test_mean_doses_of_an_earlier_run_are_named_as_such(tmp_path: Path) -> None:

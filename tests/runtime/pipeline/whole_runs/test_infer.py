@@ -207,10 +207,14 @@ def test_what_other_runs_left_is_replaced_removed_or_told(
     assert replaced.endswith("found masks that journal.jsonl does not record")
     (out / "good.nii.gz").unlink()
     assert run() == [], "nothing is replaced"
+    content = (scans / "good_0000.nii.gz").read_bytes()
     nibabel.save(nibabel.Nifti1Image(np.zeros((20, 20, 20), np.int16), head.affine), scans / "good_0000.nii.gz")
     (stays,) = run()
     assert stays.endswith(": good.nii.gz"), "the scan has changed, and fails now"
     assert not list((out / "pictures").iterdir())
+    (scans / "good_0000.nii.gz").write_bytes(content)
+    (replaced,) = run()
+    assert replaced.endswith("replaced: their last run failed, and masks of an earlier one are there")
 
 
 def test_an_upgrade_whose_rules_changed_does_the_cases_again(
