@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from resources import machine_and_versions
 
 from parotid_seg.commission.commissioning import Order, RunnableModel, commission
-from parotid_seg.commission.drift import MASKS, Earlier
+from parotid_seg.commission.drift import MASKS
 from parotid_seg.commission.faults import Signs, faults_in, signs_of
 from parotid_seg.commission.labelled import Chosen, choose
 from parotid_seg.commission.limits import read_limits
@@ -96,7 +96,7 @@ def commissioned(chosen: Chosen, out: Path, model: Path, earlier: Path | None = 
 
     options = InferOptions()
     run = RunnableModel(model.name, lambda: LocalExecutor(load, options, lambda _: None))
-    before = Earlier(*read_commission(earlier)) if earlier else None
+    before = read_commission(earlier) if earlier else None
     return commission(Order(chosen, out, run, read_limits(None, dose=False), earlier=before, options=options))
 
 
@@ -130,7 +130,7 @@ def shares(signs: Mapping[str, Signs], size: int, draws: int, words: str) -> dic
     rng, named, other_shifts = np.random.default_rng(0), 0, 0
     for _ in range(draws):
         group = rng.choice(sorted(signs), size, replace=False)
-        faults = faults_in({name: signs[name] for name in group}, "masks", "references")
+        faults = faults_in({name: signs[name] for name in group}, "references")
         named += bool(words) and any(words in each.text for each in faults)
         other_shifts += any(each.kind == "shifted" and (not words or words not in each.text) for each in faults)
     return {"groups": draws, "named": named / draws, "another shift named": other_shifts / draws}

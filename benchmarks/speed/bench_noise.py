@@ -23,7 +23,7 @@ from slowed import Slowed
 
 from parotid_seg.bench.bench_options import BenchOptions
 from parotid_seg.bench.compare_results import SpeedComparison, compare_files
-from parotid_seg.bench.measure import bench
+from parotid_seg.bench.measure import Bench
 from parotid_seg.bench.result import Result
 from parotid_seg.bench.selection import scans_for
 from parotid_seg.bench.system_state import about_machine
@@ -45,13 +45,8 @@ def measured(make: Callable[[], Backend], minutes: float, path: Path) -> Result:
     """One run, kept as its bench.json."""
     contract = read_model(DEFAULT_MODEL)[1]
     candidate = Candidate("onnxruntime", "onnxruntime", "fp32", DEFAULT_MODEL, make)
-    result = bench(
-        DEFAULT_MODEL,
-        contract,
-        [candidate],
-        scans_for(None, contract),
-        BenchOptions(batch_sizes=SIZES, minutes=minutes),
-    )
+    options = BenchOptions(batch_sizes=SIZES, minutes=minutes)
+    result = Bench(DEFAULT_MODEL, contract, [candidate], scans_for(None, contract), options).run()
     write_text(result.to_json(), path)
     return result
 

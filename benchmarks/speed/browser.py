@@ -34,7 +34,7 @@ from parotid_seg.scan.chunks import Inputs
 SEARCHES: tuple[Search, ...] = ("auto", "full")
 
 
-class Recorder:
+class Recorder(Backend):
     """A backend whose chunks and labels are written to a file.
 
     Args:
@@ -47,10 +47,8 @@ class Recorder:
 
     def __init__(self, backend: Backend, content: IO[bytes]) -> None:
         self._backend, self._content = backend, content
+        self.contract, self.model_sha256, self.ran = backend.contract, backend.model_sha256, backend.ran
         self.chunks: list[dict[str, Any]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
 
     def start(self, inputs: Inputs) -> Pending:
         """Compute a chunk, and write it."""

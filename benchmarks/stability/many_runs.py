@@ -20,7 +20,7 @@ import numpy as np
 from resources import held, write_counts
 
 from parotid_seg.models import DEFAULT_MODEL, example_folder
-from parotid_seg.runtime.engines.base import Backend, Done, ExecutionInfo, Times
+from parotid_seg.runtime.engines.base import Backend, Done, ExecutionInfo
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer
@@ -31,18 +31,12 @@ EVERY = 20
 WORKERS = 2
 
 
-class Fixed:
+class Fixed(Backend):
     """Stands in for a model: finds two glands at fixed places."""
 
     def __init__(self, real: Backend) -> None:
-        self.contract, self.model_sha256, self.batch_size = real.contract, real.model_sha256, 16
+        self.contract, self.model_sha256 = real.contract, real.model_sha256
         self.ran = ExecutionInfo("stand-in", "CPU", "none")
-        self.largest_batch: int | None = None
-        self.queue_depth = 1
-
-    def fits(self, inputs: Inputs) -> bool:
-        """Whatever it is."""
-        return True
 
     def start(self, inputs: Inputs) -> Done:
         """Two glands at fixed places."""
@@ -51,16 +45,6 @@ class Fixed:
         labels[:, rows // 2 : 2 * rows // 3, columns // 5 : columns // 3] = 2
         labels[:, rows // 2 : 2 * rows // 3, 2 * columns // 3 : 4 * columns // 5] = 1
         return Done(labels)
-
-    def specialise(self, inputs: Inputs) -> None:
-        """Nothing to prepare."""
-
-    def timed(self, inputs: Inputs) -> tuple[np.ndarray, Times]:
-        """Background, in no time."""
-        return self.start(inputs).output, Times(0.0, 0.0, 0.0)
-
-    def close(self) -> None:
-        """Nothing to give back."""
 
 
 def make_scans(folder: Path, real: bool) -> list[Path]:

@@ -35,8 +35,8 @@ import torch
 from resources import machine_and_versions
 from scipy import ndimage
 
-from parotid_seg.commission.commissioning import AGAINST, Order, RunnableModel, commission
-from parotid_seg.commission.drift import MASKS
+from parotid_seg.commission.commissioning import Order, RunnableModel, commission
+from parotid_seg.commission.drift import AGAINST, MASKS
 from parotid_seg.commission.labelled import choose
 from parotid_seg.commission.limits import read_limits
 from parotid_seg.commission.record import AgainstRecord

@@ -43,7 +43,7 @@ class Started:
         first_s: seconds of the first chunk after that.
         again_s: seconds to load the model once more in this process, with its first chunk.
         ran: what runs the model.
-        largest_batch, ahead: see `Backend`.
+        largest_batch, queue_depth: see `Backend`.
     """
 
     load_s: float
@@ -109,8 +109,8 @@ class Child:
         self._backend.batch_size = batch_size
         times = tuple(self._ms(real) for _ in range(count))
         of_noise = tuple(self._ms(noise) for _ in range(-(-count // 4)))
-        queue_depth = (self._ahead_ms(list(real)),) if self._backend.queue_depth > 1 else ()
-        return Round(times, of_noise, queue_depth)
+        ahead_ms = (self._ahead_ms(list(real)),) if self._backend.queue_depth > 1 else ()
+        return Round(times, of_noise, ahead_ms)
 
     def labels(self, scan: Scan, batch_size: int) -> Mask:
         """The mask of a scan as the engine gives it."""

@@ -24,7 +24,16 @@ from parotid_seg.runtime.engines.base import Backend, ExecutionInfo
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.onnxruntime.cuda import OPTIONS, PROVIDER, OnnxRuntimeCudaBackend
-from parotid_seg.runtime.engines.onnxruntime.profile import WARM, NodeTime, Provider, Timing, count_nodes, time_nodes
+from parotid_seg.runtime.engines.onnxruntime.profile import (
+    TYPE_WORDS,
+    WARM,
+    NodeTime,
+    Provider,
+    Timing,
+    count_nodes,
+    time_nodes,
+    type_in,
+)
 from parotid_seg.runtime.engines.openvino import OpenVinoBackend
 from parotid_seg.runtime.engines.padding import pad_to_bucket
 from parotid_seg.runtime.engines.tensorrt.execution_slot import ExecutionSlot
@@ -39,12 +48,6 @@ FOLDED = re.compile(r"(?:unet\.)?((?:encoder\.layers|decoder)\.\d+|encoder\.\w+|
 ENTRANCE, EXIT = "to_grid", "from_grid"
 UNNAMED = "unnamed"
 """In place of a module: for the time of nodes whose module is unknown."""
-TYPE = re.compile(r"bf16|bfloat16|f16|fp16|float16|half|u8|i8|int8|f32|fp32|float")
-"""How OpenVINO ("brgemm_avx512_f32") and TensorRT ("Row major linear FP16 format") name types."""
-WORDS = {
-    **{"bf16": "bf16", "bfloat16": "bf16", "f16": "fp16", "fp16": "fp16", "float16": "fp16", "half": "fp16"},
-    **{"u8": "int8", "i8": "int8", "int8": "int8", "f32": "fp32", "fp32": "fp32", "float": "fp32"},
-}
 LEAST_SHARE = 0.01
 """Least share of a layer's time for a type to be reported."""
 
@@ -170,7 +173,7 @@ def _layer(module: str, nodes: Sequence[NodeTime], macs: int, total: float) -> L
     by_type: dict[str, float] = defaultdict(float)
     for node in nodes:
         by_type[node.type] += node.seconds
-    types = [kind for kind in by_type if kind in WORDS.values() and by_type[kind] > LEAST_SHARE * seconds]
+    types = [kind for kind in by_type if kind in TYPE_WORDS.values() and by_type[kind] > LEAST_SHARE * seconds]
     types.sort(key=lambda kind: -by_type[kind])
     share = seconds / total if total else 0.0
     return Layer(module, seconds, share, macs, _gflops(macs, seconds), len(nodes), tuple(types))
@@ -191,11 +194,6 @@ def _folded(module: str) -> str:
 
 def _gflops(macs: int, seconds: float) -> float:
     return 2 * macs / seconds / 1e9 if seconds else 0.0
-
-
-def _type(text: str) -> str:
-    match = TYPE.search(text.lower())
-    return WORDS[match[0]] if match else "unknown"
 
 
 def _timed(content: bytes, backend: Backend, inputs: Inputs, repeats: int) -> Timing:
@@ -231,7 +229,7 @@ def _wait_for_kernels() -> None:
 
 def _on_openvino(backend: OpenVinoBackend, content: bytes, chunk: Inputs, repeats: int) -> Timing:
     """OpenVINO reports the mean of all runs since the model was loaded; the share of the first runs is subtracted."""
-    config = {**backend._config, "PERF_COUNT": True, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
+    config = {**backend._config, "PERF_COUNT": True}
     graph = backend._core.read_model(io.BytesIO(content))
     request = backend._core.compile_model(graph, "CPU", config).create_infer_request()
     for _ in range(WARM):
@@ -245,7 +243,7 @@ def _on_openvino(backend: OpenVinoBackend, content: bytes, chunk: Inputs, repeat
     for early, late in zip(first, request.get_profiling_info(), strict=True):
         sums = late.real_time.total_seconds() * (WARM + repeats) - early.real_time.total_seconds() * WARM
         if late.real_time:  # what was fused into others takes none
-            nodes.append(NodeTime(late.node_name, late.node_type, _type(late.exec_type), max(sums, 0.0) / repeats))
+            nodes.append(NodeTime(late.node_name, late.node_type, type_in(late.exec_type), max(sums, 0.0) / repeats))
     return Timing(tuple(nodes), wall_seconds)
 
 
@@ -317,4 +315,4 @@ def _described(name: str, seconds: float, about: Mapping[str, Any]) -> NodeTime:
     type_text = " ".join(
         str(value) for key, value in tensor.items() if "type" in key.lower() or "format" in key.lower()
     )
-    return NodeTime(f"{name} {about.get('Metadata', '')}", str(about.get("LayerType", "")), _type(type_text), seconds)
+    return NodeTime(f"{name} {about.get('Metadata', '')}", str(about.get("LayerType", "")), type_in(type_text), seconds)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
-
-from parotid_seg.runtime.engines.base import Backend
+from parotid_seg.runtime.engines.base import Backend, labels_of
 from parotid_seg.runtime.pipeline.sources import Scan, read_scan
 from parotid_seg.runtime.tolerance import GATES, MaskDifference, difference
-from parotid_seg.scan.chunks import Inputs, segmented
+from parotid_seg.scan.chunks import segmented
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.volume import Mask
 
@@ -35,18 +34,14 @@ def labels_of_scan(backend: Backend, scan: Scan, batch_size: int) -> Mask:
     """The labels (D, H, W) of a scan, as they leave the engine; of equal probabilities the first label."""
     contract = backend.contract
     volume, windows = in_windows(read_scan(scan).volume, contract.channels, contract.windows)
-
-    def run(inputs: Inputs) -> Mask:
-        return np.asarray(backend.start(inputs).result(), np.uint8)
-
-    return segmented(volume, windows, contract.grid, batch_size, run)
+    return segmented(volume, windows, contract.grid, batch_size, partial(labels_of, backend))
 
 
 def reference_masks(backend: Backend, scans: Sequence[Scan]) -> Masks:
     """The reference engine's masks of some scans."""
-    spacings = [read_scan(scan).volume.spacing_mm for scan in scans]
-    masks = [labels_of_scan(backend, scan, backend.batch_size) for scan in scans]
-    return {scan: pair for scan, *pair in zip(scans, masks, spacings, strict=True)}  # type: ignore[misc]
+    return {
+        scan: (labels_of_scan(backend, scan, backend.batch_size), read_scan(scan).volume.spacing_mm) for scan in scans
+    }
 
 
 def compare(reference: Masks, found: Mapping[Scan, Mask], precision: str, labels: int) -> EngineParity:

@@ -36,18 +36,8 @@ USUAL_SIZES = (1, 4, 16, 64)
 PARITY_SCANS = 3
 
 
-def bench(
-    model: Path,
-    contract: Contract,
-    candidates: Sequence[Candidate],
-    scans: Sequence[Scan],
-    options: BenchOptions,
-    *,
-    gpu: int | None = None,
-    say: Callable[[str], None] = lambda _: None,
-    progress: Progress = lambda *_: None,
-) -> Result:
-    """Measure engines.
+class Bench:
+    """A measurement of engines.
 
     Args:
         model: the requested file; an .onnx file is the reference for the masks of all engines.
@@ -60,14 +50,9 @@ def bench(
         progress: called with phase, steps done and steps in all.
 
     Raises:
-        InputError: if a batch size was asked for that an engine does not take, or no scan has so many slices.
-        ParotidSegError: if no engine can be measured at all, or a scan cannot be read.
+        InputError: if no scan has so many slices.
+        ScanError: if a scan cannot be read.
     """
-    return _Bench(model, contract, candidates, scans, options, gpu, say, progress).run()
-
-
-class _Bench:
-    """See `bench`."""
 
     def __init__(
         self,
@@ -76,9 +61,10 @@ class _Bench:
         candidates: Sequence[Candidate],
         scans: Sequence[Scan],
         options: BenchOptions,
-        gpu: int | None,
-        say: Callable[[str], None],
-        progress: Progress,
+        *,
+        gpu: int | None = None,
+        say: Callable[[str], None] = lambda _: None,
+        progress: Progress = lambda *_: None,
     ) -> None:
         self._model, self._contract, self._scans, self._options = model, contract, scans, options
         self._gpu, self._say, self._progress = gpu, say, progress
@@ -94,7 +80,12 @@ class _Bench:
         )
 
     def run(self) -> Result:
-        """Measure everything."""
+        """Measure everything.
+
+        Raises:
+            InputError: if a batch size was asked for that an engine does not take.
+            ParotidSegError: if no engine can be measured at all.
+        """
         begun, before = datetime.now(UTC), system_state(self._gpu)
         self._say(f"{', '.join(self._turns.entries)} on batches of {', '.join(map(str, self._turns.chunks))}")
         peaks = self._peaks()
@@ -176,14 +167,14 @@ class _Bench:
         return parities
 
     def _layers(self, running: dict[str, EngineProcess]) -> dict[str, Layers]:
-        times_by_module = {}
+        layers = {}
         for name, entry in list(self._turns.entries.items()):
             try:
                 chunk = self._turns.chunks[entry.best_size][0][0]
-                times_by_module[name] = running[name].ask(Child.layers, entry.candidate.file, chunk)
+                layers[name] = running[name].ask(Child.layers, entry.candidate.file, chunk)
             except ParotidSegError as error:
                 self._leave_out(f"layers of {name}", str(error))
-        return times_by_module
+        return layers
 
     def _row(
         self,
@@ -201,9 +192,7 @@ class _Bench:
             real, _ = self._turns.chunks[size]
             slices = len(real[0]["slices_back"])
             every = [run for launch in job.rounds for run in launch]
-            queue_depth = [each for run in every for each in run.ahead_ms]
-            latency = Latency.of(job.real_ms)
-            ahead_ms = statistics.median(queue_depth) if queue_depth else None
+            ahead_ms = [each for run in every for each in run.ahead_ms]
             point = None
             if device_peaks and size in counts:
                 point = roofline(counts[size], job.median_ms / 1000, ran.precision, device_peaks)
@@ -211,9 +200,9 @@ class _Bench:
                 batch_size=size,
                 chunks=len(real),
                 slices=slices,
-                real=latency,
+                real=Latency.of(job.real_ms),
                 noise=Latency.of([each for run in every for each in run.noise_ms]),
-                ahead_ms=ahead_ms,
+                ahead_ms=statistics.median(ahead_ms) if ahead_ms else None,
                 median_ms=job.median_ms,
                 slices_a_second=1000 * slices / job.median_ms,
                 spread=job.spread,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parotid_seg.errors import ScanError
-from parotid_seg.runtime.engines.base import Backend, Done, Output, Times
+from parotid_seg.runtime.engines.base import Backend, Done
 from parotid_seg.runtime.pipeline.case_runner import run_case
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
@@ -21,7 +21,7 @@ STAGES = ("read", "cut and join", "to device", "compute", "from device", "write"
 the host. write: clean-up, picture, mask."""
 
 
-class _Timed:
+class _Timed(Backend):
     """A backend that takes one chunk after the other and adds up its times.
 
     Attributes:
@@ -31,7 +31,7 @@ class _Timed:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.contract, self.model_sha256, self.ran = backend.contract, backend.model_sha256, backend.ran
-        self.batch_size, self.largest_batch, self.queue_depth = backend.batch_size, backend.largest_batch, 1
+        self.batch_size, self.largest_batch = backend.batch_size, backend.largest_batch
         self.seconds = dict.fromkeys(("to device", "compute", "from device"), 0.0)
 
     def fits(self, inputs: Inputs) -> bool:
@@ -42,15 +42,6 @@ class _Timed:
         for stage, seconds in zip(self.seconds, times, strict=True):
             self.seconds[stage] += seconds
         return Done(output)
-
-    def specialise(self, inputs: Inputs) -> None:
-        self._backend.specialise(inputs)
-
-    def timed(self, inputs: Inputs) -> tuple[Output, Times]:
-        return self._backend.timed(inputs)
-
-    def close(self) -> None:
-        self._backend.close()
 
 
 @dataclass(frozen=True)

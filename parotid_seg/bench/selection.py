@@ -59,7 +59,10 @@ def select_engines(model: Path, backends: Sequence[str], device: str, runnable: 
         InputError: for a backend or device that does not exist, is not installed, or does not fit.
         ModelError: if the file is not a parotid-seg model.
     """
-    engines = [_engine_named(backend) for backend in backends] or list(ENGINES.values())
+    for backend in backends:
+        if backend not in ENGINES:
+            raise OptionError(f"--backend: found {backend!r}, expected one of: {', '.join(ENGINES)}")
+    engines = [ENGINES[backend] for backend in backends] or list(ENGINES.values())
     index = gpu_index(device)
     for backend in backends if model.suffix == ENGINE_FILE else ():
         check_fit(model, backend, device)
@@ -81,12 +84,6 @@ def select_engines(model: Path, backends: Sequence[str], device: str, runnable: 
                 f"--backend: found {engine.name}, which cannot run {model.name} here on --device {device}"
             )
     return Selection(selected, contract, (index or 0) if on_gpu else None)
-
-
-def _engine_named(backend: str) -> Engine:
-    if backend not in ENGINES:
-        raise OptionError(f"--backend: found {backend!r}, expected one of: {', '.join(ENGINES)}")
-    return ENGINES[backend]
 
 
 def _on_gpu(
@@ -152,9 +149,9 @@ def rotation(scans: Sequence[CroppedScan], contract: Contract, batch_size: int) 
     return [most[index] for index in np.unique(np.linspace(0, len(most) - 1, IN_ROTATION).astype(int))] if most else []
 
 
-def noise_like(chunks: Sequence[Inputs], seed: int = 0) -> list[Inputs]:
+def noise_like(chunks: Sequence[Inputs]) -> list[Inputs]:
     """The same chunks with noise in place of intensities, within the model's windows."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     noise_chunks: list[Inputs] = []
     for chunk in chunks:
         low, high = (chunk["window"][:, side].reshape(-1, 1, 1, 1) for side in (0, 1))

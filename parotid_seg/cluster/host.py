@@ -223,7 +223,7 @@ class _Cases:
             raise ModelError(f"{model.name} runs with {self._ran}, expected {order.ran} as elsewhere")
         self._stage = Stage(work.out, request.out, work.options.outputs)
         batches = Batcher[Worker](backend, model.batch_size or backend.batch_size, tta=model.tta)
-        usual = Limits.of_machine(order.cpus).beside(self._ran.device)
+        usual = Limits.of_machine(order.cpus, self._ran.device)
         limits = replace(usual, scan_bytes=usual.scan_bytes * min(1.0, order.cpus / available_cores()))
         self._worker_pool = WorkerPool()
         self._pipeline = Pipeline(replace(work, out=self._stage.out), batches, limits, self._worker_pool)
@@ -244,7 +244,7 @@ class _Cases:
 
     def end(self) -> None:
         """End the processes."""
-        self._worker_pool.end()
+        self._worker_pool.close()
 
 
 SHARED = "scans and --out must be in storage that all hosts share, at the same path"

@@ -38,7 +38,7 @@ def bench(
     if out is None:
         raise UsageError("Missing option '--out'.")
     with one_line_errors(), extra("bench"), following(quiet) as line:
-        from parotid_seg.bench.measure import bench as run
+        from parotid_seg.bench.measure import Bench
         from parotid_seg.bench.selection import scans_for, select_engines
         from parotid_seg.bench.speed_chart import draw
         from parotid_seg.bench.text_report import report
@@ -51,7 +51,7 @@ def bench(
         selection, contract, gpu = select_engines(model, options.backends, options.device, built, line.say)
         scans = scans_for(options.scans, contract)
         make_folder(out)
-        result = run(model, contract, selection, scans, options, gpu=gpu, say=line.say, progress=line.phase)
+        result = Bench(model, contract, selection, scans, options, gpu=gpu, say=line.say, progress=line.phase).run()
         write_text(result.to_json(), out / "bench.json")
         write_text(report(result), out / "bench.md")
         draw(result, out / "bench.png")

@@ -79,7 +79,6 @@ def _order(
 ) -> Order:
     """What the command line asks for; what it names is read and checked before anything is computed."""
     from parotid_seg.commission.commissioning import Order
-    from parotid_seg.commission.drift import Earlier
     from parotid_seg.commission.labelled import LABELLED_FOLDERS, choose
     from parotid_seg.commission.limits import read_limits
     from parotid_seg.commission.record import read_commission
@@ -91,7 +90,7 @@ def _order(
     with_segmentation = InferOptions(**vars(segmentation))
     earlier = None
     if options.earlier is not None and not _is_in(options.earlier, out):
-        earlier = Earlier(*read_commission(options.earlier))
+        earlier = read_commission(options.earlier)
     other = None
     if options.against is not None:
         file = None if str(options.against) == PACKAGED else options.against

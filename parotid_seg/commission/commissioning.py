@@ -13,16 +13,17 @@ from pathlib import Path
 from msgspec import structs
 
 from parotid_seg.commission.conditions import conditions_of
-from parotid_seg.commission.drift import EXAMPLE, MASKS, Earlier, Made, compare_with, lowest_dsc, newest, set_aside
+from parotid_seg.commission.drift import AGAINST, EXAMPLE, MASKS, compare_with, lowest_dsc, newest, set_aside
 from parotid_seg.commission.expected import expected_record, glands_in
 from parotid_seg.commission.faults import faults_in, signs_of
 from parotid_seg.commission.labelled import Chosen, Labelled
-from parotid_seg.commission.limits import Achieved, checked
+from parotid_seg.commission.limits import checked
 from parotid_seg.commission.record import (
     NAME,
     AgainstRecord,
     CommissionModelRecord,
     CommissionRecord,
+    Earlier,
     FaultRecord,
     MaskRecord,
     PatientsRecord,
@@ -51,8 +52,6 @@ from parotid_seg.wording import counted
 
 Progress = Callable[[Outcome], None]
 
-AGAINST = "against"
-"""Folder of the other model's masks."""
 MARK = b'<meta name="generator" content="parotid-seg commission">'
 """What every page of a commissioning has near its beginning."""
 MOST_HEAD = 4096
@@ -180,13 +179,13 @@ def commission(order: Order, *, say: Say = lambda _: None, progress: Progress = 
     example = _example(order, contract, say, progress)
     evaluation = _evaluated(order.chosen, masks, planned)
     records, faults = _compared(order.chosen, masks, evaluation)
-    drift = compare_with(earlier, Made(order.out, records, example, conditions)) if earlier else None
+    drift = compare_with(earlier, order.out, records, example, conditions) if earlier else None
     hashes = Hashes(order.chosen.patients)
     model = model_record(order.model.name, masks.sha256, contract, masks.cases, hashes)
     new = _New(model, masks, evaluation, {name: each.voxels_sha256 for name, each in records.items()}, hashes)
     against = _against(order, new, planned, say, progress) if order.against else None
     earlier_dsc, in_both = (lowest_dsc(drift), len(records) - len(drift.added)) if drift else (None, 0)
-    limits = checked(order.limits, Achieved(evaluation, len(masks.failed), earlier_dsc, in_both))
+    limits = checked(order.limits, evaluation, len(masks.failed), earlier_dsc, in_both)
     record = CommissionRecord(
         schema_version=1,
         begun=begun.isoformat(timespec="seconds"),
@@ -242,14 +241,13 @@ def _begin(order: Order) -> Earlier | None:
     """
     out = order.out
     if is_taken(out / NAME):
-        record, _ = read_commission(out)
-        set_aside(out, (PAGE, MASKS, AGAINST, EXAMPLE), NAME, record.ended)
+        set_aside(out, read_commission(out).record.ended)
     elif is_taken(out / PAGE) and not _is_ours(out / PAGE):
         raise OutputError("exists and was not written by commission; choose another --out", path=out / PAGE)
     if order.earlier:
         return order.earlier
     folder = newest(out)
-    return Earlier(*read_commission(folder)) if folder and is_real_file(folder / NAME) else None
+    return read_commission(folder) if folder and is_real_file(folder / NAME) else None
 
 
 def _is_ours(page: Path) -> bool:
@@ -356,7 +354,7 @@ def _compared(chosen: Chosen, masks: Masks, evaluation: Evaluation) -> tuple[dic
         records[name] = _mask_record(masks.path(name).name, stored, patient, case)
         mask, reference, _ = evaluation.labels.scored(stored, read_mask(patient.reference)[0])
         signs[name] = signs_of(mask, reference, evaluation.labels.names)
-    return records, faults_in(signs, "masks", "references")
+    return records, faults_in(signs, "references")
 
 
 def _against(order: Order, new: _New, planned: Doses | None, say: Say, progress: Progress) -> AgainstRecord:

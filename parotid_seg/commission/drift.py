@@ -5,82 +5,47 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from parotid_seg.commission.conditions import LABELS, changes, in_words
 from parotid_seg.commission.faults import Signs, faults_in, signs_of
-from parotid_seg.commission.record import CommissionRecord, ConditionChange, DriftRecord, MaskChange, MaskRecord
+from parotid_seg.commission.record import NAME, ConditionChange, DriftRecord, Earlier, MaskChange, MaskRecord
 from parotid_seg.errors import InputError, ScanError
 from parotid_seg.files import is_real_file, is_taken, make_folder_in
 from parotid_seg.metrics import dice
 from parotid_seg.runtime.label_match import LabelMatch, match_labels
+from parotid_seg.runtime.pipeline.ownership import PAGE
 from parotid_seg.scan.nifti import check_same_voxels, read_mask
 from parotid_seg.wording import some_of
 
-EARLIER, MASKS, EXAMPLE = "earlier", "masks", "example"
-"""Folders of a commissioning: earlier ones of the same folder, masks of the patients, and that of the example."""
+EARLIER, MASKS, AGAINST, EXAMPLE = "earlier", "masks", "against", "example"
+"""Folders of a commissioning: earlier ones of the same folder, masks of the patients, those of the other model, and
+that of the example."""
 EXAMPLE_NAME = "the packaged example"
 MOST_NAMED = 8
 """Most conditions in the verdict; the record and the page have all."""
 
 
-@dataclass(frozen=True)
-class Earlier:
-    """An earlier commissioning.
-
-    Attributes:
-        record: its record.
-        path: its file; its masks are in folders beside it.
-    """
-
-    record: CommissionRecord
-    path: Path
-
-
-@dataclass(frozen=True)
-class Made:
-    """The masks of this run.
-
-    Attributes:
-        out: folder of this run.
-        masks: by patient.
-        example: that of the packaged example; None if there is none.
-        conditions: see `CommissionRecord`.
-    """
-
-    out: Path
-    masks: Mapping[str, MaskRecord]
-    example: MaskRecord | None
-    conditions: Mapping[str, str]
-
-
-def set_aside(out: Path, names: Sequence[str], complete: str, ended: str) -> Path:
+def set_aside(out: Path, ended: str) -> None:
     """Move the results of a complete commissioning into a folder of its own below, so that a new one can be made.
 
-    A call that was interrupted is completed by the next one.
+    The record, which makes it complete, is moved last: a call that was interrupted is completed by the next one.
 
     Args:
         out: folder of the commissioning.
-        names: of its files and folders, those that exist.
-        complete: the file that makes it complete, which is moved last.
         ended: when it ended.
-
-    Returns:
-        The new folder.
 
     Raises:
         OutputError: if a folder cannot be made.
     """
     above, date = make_folder_in(out, EARLIER), ended.replace(":", "").replace("+0000", "Z")
     numbered = itertools.chain([date], (f"{date}-{number}" for number in itertools.count(2)))
-    folder = make_folder_in(above, next(name for name in numbered if not is_taken(above / name / complete)))
-    for name in (*names, complete):
+    folder = make_folder_in(above, next(name for name in numbered if not is_taken(above / name / NAME)))
+    for name in (PAGE, MASKS, AGAINST, EXAMPLE, NAME):
         if (out / name).exists():
             (out / name).rename(folder / name)
-    return folder
 
 
 def newest(out: Path) -> Path | None:
@@ -89,19 +54,32 @@ def newest(out: Path) -> Path | None:
     return folders[-1] if folders else None
 
 
-def compare_with(earlier: Earlier, made: Made) -> DriftRecord:
+def compare_with(
+    earlier: Earlier,
+    out: Path,
+    now: Mapping[str, MaskRecord],
+    example: MaskRecord | None,
+    conditions_now: Mapping[str, str],
+) -> DriftRecord:
     """Compare the masks of this run with earlier ones.
+
+    Args:
+        earlier: the earlier run.
+        out: folder of this run.
+        now: masks of this run, by patient.
+        example: that of the packaged example; None if there is none.
+        conditions_now: see `CommissionRecord`.
 
     Raises:
         ScanError: if a mask of this run cannot be read.
     """
-    before, now = earlier.record.masks, made.masks
+    before = earlier.record.masks
     both = {name: (before[name], now[name]) for name in now if name in before}
     places = dict.fromkeys(both, MASKS)
-    if made.example and earlier.record.example:
-        both[EXAMPLE_NAME] = (earlier.record.example, made.example)
+    if example and earlier.record.example:
+        both[EXAMPLE_NAME] = (earlier.record.example, example)
         places[EXAMPLE_NAME] = EXAMPLE
-    conditions = changes(earlier.record.conditions, made.conditions)
+    conditions = changes(earlier.record.conditions, conditions_now)
     labels_differ = any(each.name == LABELS for each in conditions)
     signs: dict[str, Signs] = {}
     changed, notes = [], _drift_before(earlier.record)
@@ -109,7 +87,7 @@ def compare_with(earlier: Earlier, made: Made) -> DriftRecord:
         equal = old.voxels_sha256 == new.voxels_sha256
         if equal and not labels_differ:
             continue
-        dsc, sign, note = _compared(earlier.path.parent / places[name] / old.mask, made.out / places[name] / new.mask)
+        dsc, sign, note = _compared(earlier.path.parent / places[name] / old.mask, out / places[name] / new.mask)
         if equal and dsc == 1:  # labels that are only spelled otherwise
             continue
         notes += [note] if note else []
@@ -125,7 +103,7 @@ def compare_with(earlier: Earlier, made: Made) -> DriftRecord:
         compared=len(both),
         changed=changed,
         conditions=conditions,
-        faults=faults_in(signs, "masks", "earlier masks", "cases"),
+        faults=faults_in(signs, "earlier masks", "cases"),
         added=[name for name in now if name not in before],
         gone=[name for name in before if name not in now],
         notes=list(dict.fromkeys(notes)),

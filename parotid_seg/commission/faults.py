@@ -132,11 +132,10 @@ class _Compared:
 
     Attributes:
         signs: by patient.
-        what, others, counted: see `faults_in`.
+        others, counted: see `faults_in`.
     """
 
     signs: Mapping[str, Signs]
-    what: str
     others: str
     counted: str
 
@@ -146,27 +145,27 @@ class _Compared:
         return FaultRecord(kind=kind, text=f"{text}: {count}", patients=[*names], of=len(self.signs))
 
 
-def faults_in(signs: Mapping[str, Signs], what: str, others: str, counted: str = "patients") -> list[FaultRecord]:
+def faults_in(signs: Mapping[str, Signs], others: str, counted: str = "patients") -> list[FaultRecord]:
     """The faults that patients show, in words.
 
     Args:
         signs: by patient.
-        what, others: what was compared with what, in the plural: "masks", "references".
+        others: what the masks were compared with, in the plural: "references".
         counted: what the patients are called.
     """
-    compared = _Compared(signs, what, others, counted)
+    compared = _Compared(signs, others, counted)
     return [
         *_sides(compared),
         *_shift(compared),
-        *_parts(compared, "part_missing", what, others, lambda each: each.missing),
-        *_parts(compared, "part_beyond", others, what, lambda each: each.beyond),
+        *_parts(compared, "part_missing", "masks", others, lambda each: each.missing),
+        *_parts(compared, "part_beyond", others, "masks", lambda each: each.beyond),
         *_absent(compared),
     ]
 
 
 def _sides(compared: _Compared) -> Iterator[FaultRecord]:
     dsc = {name: each.exchanged for name, each in compared.signs.items() if each.exchanged}
-    text, exchanged = exchanged_in(dsc, compared.what, compared.others)
+    text, exchanged = exchanged_in(dsc, "masks", compared.others)
     if exchanged:
         yield compared.fault("sides_exchanged", text, exchanged)
 
@@ -186,7 +185,7 @@ def _shift(compared: _Compared) -> Iterator[FaultRecord]:
         if len(gains) < FEWEST or not low > 0:
             return
     text = (
-        f"the {compared.what} seem shifted against the {compared.others} by {_step_in_words(STEPS[best])}, mean DSC "
+        f"the masks seem shifted against the {compared.others} by {_step_in_words(STEPS[best])}, mean DSC "
         f"{now:.3f}, {then:.3f} when shifted back"
     )
     seen = [name for name, each in compared.signs.items() if each.shifted[best] > each.shifted[HERE]]
@@ -216,5 +215,5 @@ def _parts(
 def _absent(compared: _Compared) -> Iterator[FaultRecord]:
     for structure in dict.fromkeys(name for each in compared.signs.values() for name in each.absent):
         lacking = [name for name, each in compared.signs.items() if structure in each.absent]
-        text = f"the {plain_name(structure)} is missing in the {compared.what}, but not in the {compared.others}"
+        text = f"the {plain_name(structure)} is missing in the masks, but not in the {compared.others}"
         yield compared.fault("structure_missing", text, lacking)

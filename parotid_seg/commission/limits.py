@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,45 +110,37 @@ def _table(path: Path) -> dict[str, Any]:
     return table
 
 
-@dataclass(frozen=True)
-class Achieved:
-    """What limits are compared with.
+def checked(
+    limits: Mapping[str, float], evaluation: Evaluation, failed: int, earlier_dsc: float | None, in_both: int = 0
+) -> list[LimitRecord]:
+    """Each limit, met or missed: a record, or one for each structure where means are limited.
 
-    Attributes:
+    Args:
+        limits: by key.
         evaluation: of the patients with masks.
         failed: number of patients without.
         earlier_dsc: lowest DSC between the masks of this run and an earlier one, the example's included; NaN if it
             cannot be told, None without an earlier run.
         in_both: number of patients with a mask in both runs.
     """
-
-    evaluation: Evaluation
-    failed: int
-    earlier_dsc: float | None
-    in_both: int = 0
-
-
-def checked(limits: Mapping[str, float], achieved: Achieved) -> list[LimitRecord]:
-    """Each limit, met or missed: a record, or one for each structure where means are limited."""
-    return [record for key, value in limits.items() for record in _checked(key, value, achieved)]
-
-
-def _checked(key: str, value: float, achieved: Achieved) -> Iterator[LimitRecord]:
-    limit, evaluation = LIMITS[key], achieved.evaluation
+    records = []
     patients = len(evaluation.cases)
-    if limit.figure and limit.worst:
-        yield _worst(key, value, evaluation)
-    elif limit.figure:
-        for name in from_the_right(evaluation.labels.pairs):
-            mean = evaluation.means[f"{name} {limit.figure}"]
-            yield _mean(key, value, name, mean, _without(evaluation, limit.figure, [name]))
-    elif key == "earlier_dsc":
-        if achieved.earlier_dsc is not None:
-            note = "the earlier masks that differ are not there" if math.isnan(achieved.earlier_dsc) else ""
-            yield _record(key, value, achieved.earlier_dsc, patients=achieved.in_both, note=note)
-    else:
-        found = patients if key == "patients" else achieved.failed
-        yield _record(key, value, float(found), patients=patients + achieved.failed)
+    for key, value in limits.items():
+        limit = LIMITS[key]
+        if limit.figure and limit.worst:
+            records.append(_worst(key, value, evaluation))
+        elif limit.figure:
+            for name in from_the_right(evaluation.labels.pairs):
+                mean = evaluation.means[f"{name} {limit.figure}"]
+                records.append(_mean(key, value, name, mean, _without(evaluation, limit.figure, [name])))
+        elif key == "earlier_dsc":
+            if earlier_dsc is not None:
+                note = "the earlier masks that differ are not there" if math.isnan(earlier_dsc) else ""
+                records.append(_record(key, value, earlier_dsc, patients=in_both, note=note))
+        else:
+            found = patients if key == "patients" else failed
+            records.append(_record(key, value, float(found), patients=patients + failed))
+    return records
 
 
 def _without(evaluation: Evaluation, figure: str, names: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -279,14 +280,24 @@ class CommissionRecord(Record, frozen=True, kw_only=True):
         return 0 if self.passed and not faults else NOT_ACCEPTED
 
 
-def read_commission(place: Path) -> tuple[CommissionRecord, Path]:
+@dataclass(frozen=True)
+class Earlier:
+    """An earlier commissioning.
+
+    Attributes:
+        record: its record.
+        path: its file; its masks are in folders beside it.
+    """
+
+    record: CommissionRecord
+    path: Path
+
+
+def read_commission(place: Path) -> Earlier:
     """Read the record of a commissioning.
 
     Args:
         place: its folder, or the file itself.
-
-    Returns:
-        The record and its file.
 
     Raises:
         OptionError: if there is no such file.
@@ -297,4 +308,4 @@ def read_commission(place: Path) -> tuple[CommissionRecord, Path]:
     if not exists(path):
         raise OptionError(f"no such file, expected {expected}", path=path)
     record = read_record(path, CommissionRecord, version=SCHEMA_VERSION, most_bytes=MOST_BYTES, expected=expected)
-    return record, path
+    return Earlier(record, path)

@@ -19,7 +19,6 @@ from parotid_seg.dataset.find_scans import (
     SERIES,
     CandidateScan,
     NotUsed,
-    Wanted,
     find_candidates,
     write_left_out,
 )
@@ -104,11 +103,11 @@ def build(
 
     def skip(item: NotUsed) -> None:
         not_used.append(item)
-        if item.wanted:
+        if item.review:
             say(f"not used: {item}")
 
     progress("headers", 0, 1)
-    candidates = find_candidates(dicom, (data, beside), Wanted(names, options.partial, options.prefer), skip)
+    candidates = find_candidates(dicom, (data, beside), names, options, skip)
     if not candidates:
         raise InputError(
             f"{', '.join(map(str, dicom))}: found no {MODALITY} series, expected DICOM studies{_in_short(not_used)}"
@@ -128,7 +127,7 @@ def build(
         write_left_out(not_used, beside / "left_out.csv")
         write_record(_description(data, private, splits), data / "dataset.json")
         counts = Counter(case.kind for case in private.cases.values())
-    look_at = sum(found.wanted for found in not_used)
+    look_at = sum(found.review for found in not_used)
     flagged = sum(case.kind == LABELLED and case.to_look_at for case in private.cases.values())
     return Built(counts[LABELLED], counts[UNLABELLED], making.made, flagged, len(not_used), look_at, beside)
 

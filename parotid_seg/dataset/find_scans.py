@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from parotid_seg.dataset.dataset_options import DataSetOptions
 from parotid_seg.dataset.roi_names import RoiNames
 from parotid_seg.dataset.structures import (
     REJECTED,
@@ -45,14 +46,14 @@ class NotUsed:
         place: its file, or a series' folder.
         reason: one line, without the place.
         name: of a ROI.
-        wanted: whether it looks usable and needs review.
+        review: whether a person should look at it, because it looks usable.
     """
 
     kind: str
     place: Path
     reason: str
     name: str = ""
-    wanted: bool = False
+    review: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reason", plain(self.reason))
@@ -60,7 +61,7 @@ class NotUsed:
     @classmethod
     def because(cls, kind: str, place: Path, error: ParotidSegError) -> NotUsed:
         """An item that cannot be used because of an error; the error's path is named if it differs from the place."""
-        return cls(kind, place, error.reason if error.path in (None, place) else str(error), wanted=True)
+        return cls(kind, place, error.reason if error.path in (None, place) else str(error), review=True)
 
     def __str__(self) -> str:
         """One line."""
@@ -73,7 +74,7 @@ def write_left_out(items: Iterable[NotUsed], path: Path) -> None:
     Raises:
         OutputError: if that fails.
     """
-    rows = [[each.kind, each.name, each.reason, "yes" if each.wanted else "", str(each.place)] for each in items]
+    rows = [[each.kind, each.name, each.reason, "yes" if each.review else "", str(each.place)] for each in items]
     write_csv([["kind", "name", "reason", "look_at_it", "place"], *rows], path)
 
 
@@ -95,28 +96,16 @@ class CandidateScan:
     contoured: Contoured | None
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Conditions for usable contours.
-
-    Attributes:
-        names: the labels, and the names that mean them.
-        partial: whether a scan may lack some of the labels.
-        prefer: label of the structure set to choose, of several.
-    """
-
-    names: RoiNames
-    partial: bool = False
-    prefer: str | None = None
-
-
-def find_candidates(places: Sequence[Path], ignore: Iterable[Path], wanted: Wanted, skip: Skip) -> list[CandidateScan]:
+def find_candidates(
+    places: Sequence[Path], ignore: Iterable[Path], names: RoiNames, options: DataSetOptions, skip: Skip
+) -> list[CandidateScan]:
     """CT series under some folders, each with its chosen structure set.
 
     Args:
         places: folders and files, searched at any depth without hidden files; links are followed, see `search`.
         ignore: folders that are results.
-        wanted: see `Wanted`.
+        names: what the names of ROIs mean.
+        options: which contours are usable, and preferred.
         skip: called with each file, series, structure set and ROI that is not used.
 
     Raises:
@@ -127,8 +116,8 @@ def find_candidates(places: Sequence[Path], ignore: Iterable[Path], wanted: Want
     sets = _structure_sets(rtstructs, skip)
     series, left_out = _series_and_drawn_on([path for path in files if path not in rtstructs], sets)
     for files_left in left_out:
-        wanted_kind = files_left.kind != "MR series"  # an incomplete one would not be used if it were complete
-        skip(NotUsed(FILE, files_left.path, files_left.as_error().reason, wanted=files_left.refused and wanted_kind))
+        counts = files_left.kind != "MR series"  # an incomplete one would not be used if it were complete
+        skip(NotUsed(FILE, files_left.path, files_left.as_error().reason, review=files_left.refused and counts))
     by_series: dict[Series, list[tuple[StructureSet, str]]] = {}
     for structures in sets:
         try:
@@ -139,7 +128,7 @@ def find_candidates(places: Sequence[Path], ignore: Iterable[Path], wanted: Want
     candidates = []
     for each in series:
         try:
-            candidates.append(_candidate(each, by_series.get(each, []), wanted, skip))
+            candidates.append(_candidate(each, by_series.get(each, []), names, options, skip))
         except ScanError as error:
             skip(NotUsed.because(SERIES, each.folder, error))
     return [each for each in candidates if each is not None]
@@ -152,7 +141,7 @@ def _files(places: Sequence[Path], ignore: Iterable[Path], skip: Skip) -> list[P
             raise OptionError("no such file or folder", path=place)
     searched = search(places, ignore)
     for each in searched.left_out:
-        skip(NotUsed(FILE, each.path, each.as_error().reason, wanted=each.refused))
+        skip(NotUsed(FILE, each.path, each.as_error().reason, review=each.refused))
     return [path for path in searched.files if not is_nifti(path)]
 
 
@@ -166,7 +155,7 @@ def _structure_sets(paths: Iterable[Path], skip: Skip) -> list[StructureSet]:
         except ScanError as error:
             skip(NotUsed.because(STRUCTURES, path, error))
         except OSError as error:
-            skip(NotUsed(STRUCTURES, path, f"cannot be read ({error.strerror})", wanted=True))
+            skip(NotUsed(STRUCTURES, path, f"cannot be read ({error.strerror})", review=True))
         else:
             if first is not structures:
                 skip(NotUsed(STRUCTURES, path, f"the same file as {first.path}"))
@@ -195,7 +184,7 @@ def _series_and_drawn_on(
 
 
 def _candidate(
-    series: Series, sets: Sequence[tuple[StructureSet, str]], wanted: Wanted, skip: Skip
+    series: Series, sets: Sequence[tuple[StructureSet, str]], names: RoiNames, options: DataSetOptions, skip: Skip
 ) -> CandidateScan | None:
     if series.modality != MODALITY:
         reason = f"found modality {series.modality}, expected {MODALITY}"
@@ -206,11 +195,11 @@ def _candidate(
     patient_id, structure_sets = _patient_id(series), []
     for structures, by in sets:
         if patient_id and structures.patient_id and structures.patient_id != patient_id:
-            skip(NotUsed(STRUCTURES, structures.path, "its PatientID differs from that of its series", wanted=True))
+            skip(NotUsed(STRUCTURES, structures.path, "its PatientID differs from that of its series", review=True))
         else:
             structure_sets.append((structures, by))
     return CandidateScan(
-        series, patient_id or f"study {series.study_uid}", _contoured(series, structure_sets, wanted, skip)
+        series, patient_id or f"study {series.study_uid}", _contoured(series, structure_sets, names, options, skip)
     )
 
 
@@ -222,24 +211,24 @@ def _patient_id(series: Series) -> str:
 
 
 def _contoured(
-    series: Series, sets: Sequence[tuple[StructureSet, str]], wanted: Wanted, skip: Skip
+    series: Series, sets: Sequence[tuple[StructureSet, str]], names: RoiNames, options: DataSetOptions, skip: Skip
 ) -> Contoured | None:
     """The chosen structure set, or None if there is no usable one; the others are passed to `skip`."""
     usable = []
     for structures, by in sets:
-        contoured = read_meaning(structures, by, wanted.names, series.frame_of_reference_uid)
+        contoured = read_meaning(structures, by, names, series.frame_of_reference_uid)
         if structures.approval == REJECTED:
             skip(NotUsed(STRUCTURES, structures.path, f"its approval status is {REJECTED}"))
         elif not contoured.rois:
             reason = "no ROI with contours can be used as a label; a line for each ROI says why"
-            skip(NotUsed(STRUCTURES, structures.path, reason, wanted=contoured.near))
+            skip(NotUsed(STRUCTURES, structures.path, reason, review=contoured.near))
             _skip_unused_rois(contoured, skip)
         else:
             usable.append(contoured)
     if not usable:
         return None
     try:
-        chosen = choose(usable, wanted.prefer)
+        chosen = choose(usable, options.prefer)
     except ScanError as error:
         for each in usable:
             skip(NotUsed.because(STRUCTURES, each.structures.path, error))
@@ -254,24 +243,24 @@ def _contoured(
                 )
             )
     _skip_unused_rois(chosen, skip)
-    if reason := _unfit(chosen, wanted):
-        skip(NotUsed(STRUCTURES, chosen.structures.path, reason, wanted=True))
+    if reason := _unfit(chosen, names, options.partial):
+        skip(NotUsed(STRUCTURES, chosen.structures.path, reason, review=True))
         return None
     return chosen
 
 
-def _unfit(contoured: Contoured, wanted: Wanted) -> str:
+def _unfit(contoured: Contoured, names: RoiNames, partial: bool) -> str:
     """Why a structure set's ROIs cannot be the labels; empty if they can."""
     for label, rois in contoured.rois.items():
         if len(rois) > 1:
             found = ", ".join(roi.shown for roi in rois)
             return f"{len(rois)} ROIs mean {label}: {found} (--names may name one of them)"
-    missing = [label for label in wanted.names.labels if label not in contoured.rois]
-    if missing and not wanted.partial:
+    missing = [label for label in names.labels if label not in contoured.rois]
+    if missing and not partial:
         return f"no contours of {', '.join(missing)}, which would be learnt as background (--partial keeps the scan)"
     return ""
 
 
 def _skip_unused_rois(contoured: Contoured, skip: Skip) -> None:
     for each in contoured.unused:
-        skip(NotUsed(ROI, contoured.structures.path, each.reason, name=each.shown, wanted=each.wanted))
+        skip(NotUsed(ROI, contoured.structures.path, each.reason, name=each.shown, review=each.review))

@@ -11,11 +11,9 @@ from pathlib import Path
 
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.records import read_record
+from parotid_seg.train.data.data_set import VALIDATION_SHARE
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
-VALIDATION_SHARE = 0.2
-"""Share of the patients set aside for validation; `train` takes the same where it finds no splits.json."""
-
 Splits = dict[str, list[str]]
 
 

@@ -167,12 +167,12 @@ class Unused:
     Attributes:
         shown: its name for lists.
         reason: why not.
-        wanted: whether it may have been meant as one and needs review.
+        review: whether a person should look at it, because it may have been meant as one.
     """
 
     shown: str = field(repr=False)
     reason: str
-    wanted: bool
+    review: bool
 
 
 @dataclass(frozen=True)

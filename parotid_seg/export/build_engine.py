@@ -166,44 +166,14 @@ def usable_engine(engine: Path, *, report: Report = lambda _: None, progress: Pr
 
 
 def runnable(model: Path, backend: str, *, report: Report = lambda _: None, progress: Progress | None = None) -> Path:
-    """The file to load for a model and a backend: the model itself, or an engine built from it if the backend needs
-    one.
+    """The file to load for a model and a backend: the model itself, or an engine if the backend needs one.
+
+    That of a model file is the engine beside it, if it is of this library and was built from this very file; else one
+    in the user's cache folder, built once.
 
     Args:
-        model: model file or engine.
+        model: a model file; or an engine, used as by `usable_engine`.
         backend: "auto" or a name of `registry.ENGINES`.
-        report, progress: see `build_engine`.
-
-    Raises:
-        ParotidSegError: as `engine_for`.
-    """
-    if backend in LIBRARIES:
-        library = backend
-    elif model.suffix == ".engine":
-        library = read_sidecar(model).library
-    else:
-        return model
-    cache = cache_folder() / "engines"
-    return engine_for(model, library, batch=ENGINE_BATCH, cache=cache, report=report, progress=progress)
-
-
-def engine_for(
-    model: Path,
-    library: str,
-    *,
-    batch: BatchProfile,
-    cache: Path,
-    report: Report = lambda _: None,
-    progress: Progress | None = None,
-) -> Path:
-    """The engine that runs a model on this machine's GPU.
-
-    Args:
-        model: an engine file, used as by `usable_engine`; or a model file. For a model file it is the engine beside it,
-            if it is of this library and was built from this very file; else one in the cache, built once.
-        library: see `build_engine`.
-        batch: batch sizes of an engine that is built for the cache.
-        cache: folder of engines; made if missing.
         report, progress: see `build_engine`.
 
     Raises:
@@ -212,12 +182,18 @@ def engine_for(
         ModelError: if the file is not a parotid-seg model, or no engine can be built from it here.
         OutputError: if an engine cannot be written.
     """
-    described = library_named(library)
     if model.suffix == ".engine":
-        required = library_named(read_sidecar(model).library)
-        if required is not described:
-            raise InputError(f"found an engine of {required.title}, expected one of {described.title}", path=model)
+        library = read_sidecar(model).library
+        if backend in LIBRARIES and backend != library:
+            found, expected = LIBRARIES[library].title, LIBRARIES[backend].title
+            raise InputError(f"found an engine of {found}, expected one of {expected}", path=model)
         return usable_engine(model, report=report, progress=progress)
+    return _engine_of(model, backend, report, progress) if backend in LIBRARIES else model
+
+
+def _engine_of(model: Path, library: str, report: Report, progress: Progress | None) -> Path:
+    """The engine of a model file for this machine's GPU; see `runnable`."""
+    described = library_named(library)
     gpu = find_gpu()
     if gpu is None:
         raise InputError(f"{described.title}: no NVIDIA GPU found to run {model} on")
@@ -230,16 +206,16 @@ def engine_for(
     if _built_from(beside, library, onnx_sha256, report):
         return usable_engine(beside, report=report, progress=progress)
     on = re.sub("[^a-z0-9]+", "-", gpu.name.lower()).strip("-")
-    sizes = f"{batch.min}-{batch.opt}-{batch.max}"
-    cached = cache / f"{model.stem}-{onnx_sha256[:16]}-{library}-{version}-{on}-{sizes}.engine"
+    sizes = f"{ENGINE_BATCH.min}-{ENGINE_BATCH.opt}-{ENGINE_BATCH.max}"
+    cached = cache_folder() / "engines" / f"{model.stem}-{onnx_sha256[:16]}-{library}-{version}-{on}-{sizes}.engine"
     sidecar = _built_from(cached, library, onnx_sha256, report)
     if sidecar:
         reasons = check_engine(cached, sidecar, version, gpu, capabilities)
         if not reasons:
             return cached
         report(f"{cached}: built again: {'; '.join(reasons)}")
-    options = EngineOptions()
-    build_engine(model, cached, library=library, profile=batch, options=options, report=report, progress=progress)
+    profile, options = ENGINE_BATCH, EngineOptions()
+    build_engine(model, cached, library=library, profile=profile, options=options, report=report, progress=progress)
     return cached
 
 

@@ -4,15 +4,13 @@ its masks, and its operating range."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from parotid_seg.calibration import Calibration, OperatingRange
 from parotid_seg.contract import Contract
 from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.export.parity import contour_of, names_in, scans_in, torch_labels
-from parotid_seg.records import read_record
 from parotid_seg.runtime.evaluation import dsc_of_sides, exchanged_in
 from parotid_seg.runtime.fit_calibration import (
     LEAST_GLANDS,
@@ -24,7 +22,7 @@ from parotid_seg.runtime.fit_calibration import (
     operating_range,
     seen_patient,
 )
-from parotid_seg.runtime.label_match import RUN, Contours
+from parotid_seg.runtime.label_match import RUN, Contours, read_run
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.scan.components import clean_labels
 from parotid_seg.scan.intensity import in_windows
@@ -110,29 +108,12 @@ def _report_doubts(
         report(f"not calibrated on, since without a contour: {len(without)} of {patients} ({some_of(without)})")
 
 
-@dataclass(frozen=True)
-class _RunFileContract:
-    training: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _RunFileModel:
-    contract: _RunFileContract
-
-
-@dataclass(frozen=True)
-class _RunFile:
-    """The fields read from a run.json."""
-
-    model: _RunFileModel
-
-
 def _whose(masks: Path, scans: Sequence[Scan], contract: Contract, report: Callable[[str], None]) -> str:
     """Whose the masks in a folder are, in words; by the run.json of `infer` there they may be of a model that has seen
     the patients, which is reported."""
     path = masks / RUN
     if path.is_file():
-        training = read_record(path, _RunFile, unknown_fields=True, expected="a file of infer").model.contract.training
+        training = read_run(path).model.contract.training
         if seen := _seen(Seen.recorded(training), scans, contract):
             report(
                 f"warning: {path}: this model was trained on {len(seen)} of the {len(scans)} patients "

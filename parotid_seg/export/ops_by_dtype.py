@@ -18,19 +18,13 @@ from onnx import ModelProto, TensorProto
 from parotid_seg.errors import ModelError
 from parotid_seg.export.build_engine import parse
 from parotid_seg.runtime.engines.model_file import read_model
-from parotid_seg.runtime.engines.onnxruntime.profile import TYPES, count_nodes
+from parotid_seg.runtime.engines.onnxruntime.profile import TYPES, count_nodes, type_in
 from parotid_seg.runtime.engines.tensorrt.library import import_library, log_of
 
-WIDTHS = ("int8", "float16", "bfloat16", "float32", "unknown")
+WIDTHS = ("int8", "fp16", "bf16", "fp32", "unknown")
 """Types of factors, ordered so that a product of two is computed in the later one."""
-PLAIN = {
-    **{name: name for name in ("int4", "int8", "int32", "int64", "uint8", "bool", "fp4", "fp8")},
-    **{"float": "float32", "fp32": "float32", "half": "float16", "fp16": "float16"},
-    **{"bf16": "bfloat16", "bfloat16": "bfloat16"},
-}
-"""One name for each of the library's names of a type."""
 Layer = dict[str, Any]
-"""name and type (text), inputs and outputs (a list of the tensors' types, "float32", "float16", "int64" ...)."""
+"""name and type (text), inputs and outputs (a list of the tensors' types, see `type_in`)."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +102,7 @@ def of_layers(layers: Iterable[Mapping[str, Any]], work: Mapping[str, int]) -> O
         for name in work.keys() & set(re.split(r"[+\s,()\[\]]+", layer["name"])):
             factors = set(layer["inputs"][:2])
             kind = layer["inputs"][0] if len(factors) == 1 else max(factors, key=WIDTHS.index)
-            operations[TYPES[kind]] += work[name]
+            operations[kind] += work[name]
             counted.add(name)
     missing = sum(work.values()) - sum(work[name] for name in counted)
     if missing > sum(work.values()) / 10:
@@ -156,15 +150,9 @@ def _network_layer(layer: Any, dequantised: set[str]) -> Layer:
         "name": layer.name,
         "type": layer.type.name.lower(),
         "inputs": [
-            "int8" if tensor.name in dequantised else plain_type(tensor.dtype.name)
+            "int8" if tensor.name in dequantised else type_in(tensor.dtype.name)
             for tensor in inputs
             if tensor is not None
         ],
-        "outputs": [plain_type(tensor.dtype.name) for tensor in outputs],
+        "outputs": [type_in(tensor.dtype.name) for tensor in outputs],
     }
-
-
-def plain_type(text: str) -> str:
-    """One spelling for "HALF", "Half" and "Row major linear FP16 format (kLINEAR)"; "unknown" if it names no type."""
-    words = re.findall(r"[a-z]+\d*", text.lower())
-    return next((PLAIN[word] for word in words if word in PLAIN), "unknown")

@@ -52,7 +52,7 @@ class Server(AssociationServer):  # type: ignore[misc]
 
 
 class _Handler(RequestHandler):  # type: ignore[misc]
-    welcome: Callable[[Association], None]
+    prepare: Callable[[Association], None]
 
     def handle(self) -> None:
         """Do nothing before `begin`."""
@@ -68,7 +68,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
         association.dul.event_queue.get_nowait()  # the new socket raises its connection event again
         association.set_socket(BoundedSocket(association, connection=self.request, received=received))
         guard(association)
-        self.welcome(association)
+        self.prepare(association)
         association.start()
 
 
@@ -142,13 +142,13 @@ def hush() -> None:
         log.addHandler(_Complaints())
 
 
-def handler_of(welcome: Callable[[Association], None]) -> type[RequestHandler]:
+def handler_of(prepare: Callable[[Association], None]) -> type[RequestHandler]:
     """A class that makes bounded associations of connections.
 
     Args:
-        welcome: called with each association, before anything is read from it.
+        prepare: called with each association, before anything is read from it.
     """
-    return type("Handler", (_Handler,), {"welcome": staticmethod(welcome)})
+    return type("Handler", (_Handler,), {"prepare": staticmethod(prepare)})
 
 
 class BoundedSocket(AssociationSocket):  # type: ignore[misc]

@@ -93,7 +93,7 @@ class Reception:
         ae.maximum_pdu_size = LONGEST_PDU // 4
         ae.acse_timeout, ae.dimse_timeout, ae.network_timeout = CLOSING_S, options.silence_s, options.silence_s
         handlers: list[EventHandlerType] = [
-            (evt.EVT_ESTABLISHED, self._came),
+            (evt.EVT_ESTABLISHED, self._note_caller),
             (evt.EVT_C_STORE, self._store),
         ]
         try:
@@ -101,7 +101,7 @@ class Reception:
                 (options.host, options.port),
                 evt_handlers=handlers,
                 server_class=Server,
-                request_handler=handler_of(self._welcome),
+                request_handler=handler_of(self._prepare),
             )
         except OSError as error:
             reasons = {errno.EADDRINUSE: "the port is in use", errno.EADDRNOTAVAIL: "this machine has no such address"}
@@ -114,7 +114,7 @@ class Reception:
         try:
             while not stopping():
                 self._admission.poll(POLL_S)
-                self.look_after()
+                self.handle_ended()
                 self._notices.flush()
         finally:
             self._admission.close()
@@ -131,14 +131,14 @@ class Reception:
             with contextlib.suppress(OSError, AttributeError):
                 association.dul.socket.socket.shutdown(socket.SHUT_RDWR)
         self._wait_for_the_end(1.0)
-        self.look_after()
+        self.handle_ended()
 
     def _wait_for_the_end(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while any(one.is_established for one in self._server.active_associations) and time.monotonic() < end:
             time.sleep(0.05)
 
-    def look_after(self) -> None:
+    def handle_ended(self) -> None:
         """Handle associations that are over."""
         with self._lock:
             over = [(one, traffic) for one, traffic in self._traffic.items() if one.ident and not one.is_alive()]
@@ -166,13 +166,13 @@ class Reception:
                 self._traffic = {one: traffic for one, traffic in self._traffic.items() if one.ident}
             raise
 
-    def _welcome(self, association: Association) -> None:
+    def _prepare(self, association: Association) -> None:
         """Prepare the association of a peer that has connected."""
         association.dimse = Messages(association, self._inbox, self._options, SOP_CLASSES)
         with self._lock:
             self._traffic[association] = _Traffic()
 
-    def _came(self, event: Event) -> None:
+    def _note_caller(self, event: Event) -> None:
         with self._lock:
             traffic, requestor = self._traffic[event.assoc], event.assoc.requestor
             traffic.title, traffic.address = str(requestor.ae_title), requestor.address

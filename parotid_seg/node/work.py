@@ -103,7 +103,7 @@ class Work:
         """Segment a series taken from the inbox."""
         result_only_kept = False
         try:
-            result_only_kept = self._do(series) and self._options.send_to is None
+            result_only_kept = self._segment_if_needed(series) and self._options.send_to is None
         except (OSError, OutputError, MachineError) as error:
             why = "" if isinstance(error, MachineError) else ", files cannot be read or written"
             self._say(f"series {series}: put off{why}: {error}")
@@ -133,7 +133,7 @@ class Work:
             if self._inbox.remove(series):
                 self._say(f"series {series}: {record.status}, and its slices are old and are removed ({record.reason})")
 
-    def _do(self, series: str) -> bool:
+    def _segment_if_needed(self, series: str) -> bool:
         """Segment a series if necessary; returns whether it has its result."""
         slices = self._inbox.slices(series)
         if not slices:
@@ -146,7 +146,7 @@ class Work:
             same = not added and record.settings == self._settings
             if same and record.status in (DONE, SENT, REFUSED) and self._is_whole(series, record):
                 self._say(Routine(f"series {series}: received again unchanged, is not segmented again"))
-                self._have(series, replace(record, slices=record.slices | slices))
+                self._record_done(series, replace(record, slices=record.slices | slices))
                 return True
             if missing:
                 reason = (
@@ -159,7 +159,7 @@ class Work:
         deaths = record.deaths if record is not None and record.status == STARTED else 0
         return self._segment_series(series, SeriesRecord(STARTED, slices, deaths=deaths, settings=self._settings))
 
-    def _have(self, series: str, record: SeriesRecord) -> None:
+    def _record_done(self, series: str, record: SeriesRecord) -> None:
         """Record that a series has its result."""
         self._ledger.put(series, replace(record, status=DONE, reason=""))
         if self._options.send_to is not None:
@@ -189,7 +189,7 @@ class Work:
             shutil.rmtree(scratch, ignore_errors=True)
         note = f"; {segmented.note}" if segmented.note else ""
         self._say(Routine(f"series {series}: done in {time.perf_counter() - begun:.1f} s{note}"))
-        self._have(series, replace(record, results=names))
+        self._record_done(series, replace(record, results=names))
         return True
 
     def _try_to_segment(self, series: str, scratch: Path) -> Segmented:

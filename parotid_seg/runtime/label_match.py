@@ -230,6 +230,7 @@ def _labels_beside(place: Path, what: str) -> NamedLabels:
 @dataclass(frozen=True)
 class _RunFileContract:
     labels: tuple[str, ...]
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -243,16 +244,25 @@ class _RunFileOptions:
 
 
 @dataclass(frozen=True)
-class _RunFile:
+class RunFile:
     """The fields read from a run.json."""
 
     model: _RunFileModel
     options: _RunFileOptions = _RunFileOptions()
 
 
+def read_run(path: Path) -> RunFile:
+    """Read a run.json of `infer`.
+
+    Raises:
+        RecordError: if it is none.
+    """
+    return read_record(path, RunFile, unknown_fields=True, expected="a file of infer with the model's labels")
+
+
 def _of_model(run: Path) -> tuple[LabelSet, tuple[str, ...]]:
     """The labels of the model of a run, and those of --only."""
-    record = read_record(run, _RunFile, unknown_fields=True, expected="a file of infer with the model's labels")
+    record = read_run(run)
     numbers = {name: value for value, name in enumerate(record.model.contract.labels)}
     return read_label_set({"labels": numbers}, run), record.options.only
 

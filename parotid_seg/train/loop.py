@@ -208,7 +208,7 @@ class Trainer(ABC):
         for line in announced(self.data, self.config):
             self.report(line)
         loaded = load_all(self.data, self.config, self.cache, self.processes, self.report, self.preparing)
-        self.train, self.validation, self.locked = loaded.train, loaded.validation, loaded.locked
+        self.train, self.validation, self.locked = loaded
 
     def check_leaks(self, source: str) -> None:
         """Check that no test patient is or was trained on; `source` is that of the weights, or a resumed `last.pt`."""

@@ -22,6 +22,8 @@ from parotid_seg.train.moco import Pair
 
 MARGIN_MM = 15.0
 """Margin around structures."""
+MOST_PAIRS, MOST_PATIENTS = 6, 8
+"""Most slices, and most patients, in a picture."""
 SLICES = 4
 """Slices of each patient."""
 FEWEST_FOR_A_LINE = 10
@@ -93,9 +95,9 @@ def draw_curves(metrics: Path, picture: Path, figures: Sequence[tuple[str, str]]
     _save(figure, picture)
 
 
-def draw_pairs(pair: Pair, picture: Path, count: int = 6) -> None:
+def draw_pairs(pair: Pair, picture: Path) -> None:
     """Draw the middle channels of both views of some slices, first above second, with the matched positions."""
-    count = min(count, len(pair.first))
+    count = min(MOST_PAIRS, len(pair.first))
     figure = Figure((2.4 * count, 5), layout="constrained")
     axes = figure.subplots(2, count, squeeze=False)
     for row, (images, places) in zip(
@@ -116,7 +118,6 @@ def draw_samples(
     scores: NDArray[np.float64],
     labels: Sequence[str],
     picture: Path,
-    count: int = 8,
 ) -> None:
     """Draw a row for each of some patients, from the worst to the best: axial slices around the structures.
 
@@ -128,10 +129,9 @@ def draw_samples(
         scores: DSC by patient and structure; NaN if undefined.
         labels: names by value, background first.
         picture: the file to make.
-        count: most patients.
     """
     dsc = np.array([np.mean(row[~np.isnan(row)]) if not np.isnan(row).all() else np.nan for row in scores])
-    order = np.argsort(dsc)[np.unique(np.linspace(0, len(dsc) - 1, count).round().astype(int))]
+    order = np.argsort(dsc)[np.unique(np.linspace(0, len(dsc) - 1, MOST_PATIENTS).round().astype(int))]
     size = (3.2 * SLICES, 1.9 * len(order) + 0.6)
     figure = Figure(size, layout="constrained")
     axes = figure.subplots(len(order), SLICES, squeeze=False)

@@ -14,7 +14,7 @@ from parotid_seg.bench import end_to_end, engine_process, roofline, turns
 from parotid_seg.bench import measure as module
 from parotid_seg.bench.bench_options import BenchOptions
 from parotid_seg.bench.compare_results import compare_files
-from parotid_seg.bench.measure import bench
+from parotid_seg.bench.measure import Bench
 from parotid_seg.bench.result import Result
 from parotid_seg.bench.roofline import Peaks
 from parotid_seg.bench.selection import scans_for
@@ -52,7 +52,8 @@ def short(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 def measured(
     contract: Contract, scan: tuple[Path], candidates: list[Candidate], sizes: tuple[int, ...] = (1, 2), **more: Any
 ) -> Result:
-    return bench(DEFAULT_MODEL, contract, candidates, [scan], BenchOptions(batch_sizes=sizes, minutes=0.01), **more)
+    options = BenchOptions(batch_sizes=sizes, minutes=0.01)
+    return Bench(DEFAULT_MODEL, contract, candidates, [scan], options, **more).run()
 
 
 @pytest.mark.alone
@@ -111,7 +112,7 @@ def test_batches_beyond_the_profile(contract: Contract, few: tuple[Path], monkey
     limited = candidate("limited", engines.Limited)
     with pytest.raises(InputError, match="--batch-sizes: found 5 for limited, but the engine was built for at most 4"):
         measured(contract, few, [limited], sizes=(2, 5))
-    result = bench(DEFAULT_MODEL, contract, [limited], [few], BenchOptions(minutes=0.01))
+    result = Bench(DEFAULT_MODEL, contract, [limited], [few], BenchOptions(minutes=0.01)).run()
     assert [speed.batch_size for speed in result.rows[0].speeds] == [1, 4]
     assert ("limited, batches of 6", "the engine was built for at most 4") in result.left_out
 

@@ -173,7 +173,7 @@ def test_onnxruntime_is_profiled_with_the_threads_it_was_loaded_with(
 def test_openvino(chunk: Inputs, precision: str) -> None:
     if precision == "bf16" and not computes_bf16():
         pytest.skip("this CPU has no BF16")
-    backend = OpenVinoBackend(DEFAULT_MODEL, precision=precision, threads=1, streams=2)
+    backend = OpenVinoBackend(DEFAULT_MODEL, precision=precision, threads=1)
     layers = profile_layers(DEFAULT_MODEL, backend, chunk, repeats=3)
     check(layers, chunk)
     assert {layer.module for layer in layers.layers} <= MODULES | {UNNAMED}

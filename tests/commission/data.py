@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parotid_seg.commission.commissioning import Order, RunnableModel, commission
-from parotid_seg.commission.drift import Earlier
 from parotid_seg.commission.labelled import choose
 from parotid_seg.commission.limits import read_limits
 from parotid_seg.commission.record import CommissionRecord, read_commission
@@ -118,7 +117,7 @@ def run(
         RunnableModel("mine.onnx", lambda: executor),
         read_limits(limits, dose=dose is not None),
         other,
-        Earlier(*read_commission(earlier)) if earlier else None,
+        read_commission(earlier) if earlier else None,
         dose,
         InferOptions(),
     )

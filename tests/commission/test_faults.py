@@ -45,7 +45,7 @@ REFERENCES = {number: reference(number) for number in PATIENTS}
 
 def faults(masks: dict[int, Labels], references: dict[int, Labels] | None = None) -> list[FaultRecord]:
     signs = {f"p{number}": signs_of(each, (references or REFERENCES)[number], NAMES) for number, each in masks.items()}
-    return faults_in(signs, "masks", "references")
+    return faults_in(signs, "references")
 
 
 def changed(change: object) -> dict[int, Labels]:
@@ -147,6 +147,6 @@ def test_a_missing_gland_is_named() -> None:
 
 def test_structures_without_sides_and_empty_masks() -> None:
     empty = np.zeros((4, 4, 4), np.uint8)
-    assert faults_in({"p0": signs_of(empty, empty, NAMES)}, "masks", "references") == []
+    assert faults_in({"p0": signs_of(empty, empty, NAMES)}, "references") == []
     signs: Signs = signs_of(REFERENCES[0], REFERENCES[0], ("background", "gland", "tumour"))
     assert signs.exchanged is None

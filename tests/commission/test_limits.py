@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from parotid_seg.commission.limits import LIMITS, Achieved, checked, read_limits
+from parotid_seg.commission.limits import LIMITS, checked, read_limits
 from parotid_seg.commission.record import LimitRecord
 from parotid_seg.commission.report_page import limit_in_words
 from parotid_seg.errors import InputError, OptionError
@@ -29,7 +29,7 @@ def evaluation(*cases: CaseScores) -> Evaluation:
 
 
 def one(key: str, value: float, found: Evaluation, failed: int = 0, earlier: float | None = None) -> LimitRecord:
-    (record,) = checked({key: value}, Achieved(found, failed, earlier))
+    (record,) = checked({key: value}, found, failed, earlier)
     return record
 
 
@@ -143,7 +143,7 @@ def test_counts_and_earlier_masks() -> None:
     assert one("failed_patients", 0, found).met
     assert not one("failed_patients", 0, found, failed=1).met
     assert not one("patients", 3, found).met
-    assert checked({"earlier_dsc": 1}, Achieved(found, 0, None)) == [], "nothing earlier"
+    assert checked({"earlier_dsc": 1}, found, 0, None) == [], "nothing earlier"
     assert one("earlier_dsc", 1, found, earlier=1.0).met
     assert not one("earlier_dsc", 1, found, earlier=0.999).met
     assert one("earlier_dsc", 1, found, earlier=NAN).note == "the earlier masks that differ are not there"

@@ -7,7 +7,8 @@ from types import ModuleType
 from typing import Any
 
 from parotid_seg.errors import ModelError
-from parotid_seg.export.ops_by_dtype import Layer, plain_type
+from parotid_seg.export.ops_by_dtype import Layer
+from parotid_seg.runtime.engines.onnxruntime.profile import type_in
 from parotid_seg.runtime.engines.tensorrt.library import import_library, library_named, log_of
 
 
@@ -50,8 +51,8 @@ def _engine_layer(entry: dict[str, Any]) -> Layer:
     return {
         "name": entry["Name"],
         "type": entry.get("LayerType", "unknown"),
-        "inputs": [plain_type(_type_text(tensor)) for tensor in entry.get("Inputs", [])],
-        "outputs": [plain_type(_type_text(tensor)) for tensor in entry.get("Outputs", [])],
+        "inputs": [type_in(_type_text(tensor)) for tensor in entry.get("Inputs", [])],
+        "outputs": [type_in(_type_text(tensor)) for tensor in entry.get("Outputs", [])],
     }
 
 

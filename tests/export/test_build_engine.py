@@ -184,21 +184,11 @@ def test_a_missing_package_is_one_line(small: Path, monkeypatch: pytest.MonkeyPa
     )
 
 
-def test_tensorrt_needs_a_gpu(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_gpu", lambda: None)
-    with pytest.raises(InputError, match="TensorRT: no NVIDIA GPU found"):
-        build(small, small.with_suffix(".engine"), "tensorrt")
-    assert left(small.parent) == ["small.onnx"]
-
-
 @pytest.mark.parametrize(
     ("library", "options", "words"),
     [
         ("openvino", {}, "found 'openvino', expected one of: tensorrt, tensorrt-rtx"),
-        ("tensorrt-rtx", {"version_compatible": True}, "TensorRT-RTX engines run on the version that built them only"),
-        ("tensorrt-rtx", {"runs_on": "this-gpu"}, "expected one of TensorRT-RTX's: ampere-plus"),
         ("tensorrt", {"runs_on": "anything"}, "TensorRT's: this-gpu, same-capability, ampere-plus"),
-        ("tensorrt", {"workspace_mib": 0}, "found 0, expected at least 1"),
     ],
 )
 def test_what_a_library_does_not_offer_is_refused(
@@ -206,11 +196,6 @@ def test_what_a_library_does_not_offer_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=words):
         build(small, small.with_suffix(".engine"), library, options=options)
-
-
-def test_tensorrt_rtx_keeps_no_timings(small: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--timing-cache: TensorRT-RTX keeps none"):
-        build(small, small.with_suffix(".engine"), timing_cache=tmp_path / "timings")
 
 
 @rtx
@@ -335,26 +320,6 @@ def test_timings_are_kept_for_the_next_build(stand_in: None, small: Path, tmp_pa
 @pytest.fixture
 def on_ada(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_gpu", lambda: ADA)
-
-
-@rtx
-def test_a_good_engine_is_used_as_it_is(on_ada: None, engine: Path) -> None:
-    made = engine.stat().st_mtime_ns
-    engine.with_suffix(".onnx").unlink()
-    assert usable_engine(engine) == engine
-    assert engine.stat().st_mtime_ns == made
-
-
-@rtx
-def test_a_changed_engine_is_built_again(on_ada: None, engine: Path) -> None:
-    good = engine.read_bytes()
-    lines: list[str] = []
-    engine.write_bytes(b"\0" + good[1:])
-    with pytest.raises(ModelError, match="not the file its sidecar describes"):
-        read_engine(engine, read_sidecar(engine))
-    assert usable_engine(engine, report=lines.append) == engine
-    assert lines[0] == f"{engine}: built again: its hash is not the one in its sidecar"
-    assert len(read_engine(engine, read_sidecar(engine))) == pytest.approx(len(good), rel=0.01)
 
 
 @rtx

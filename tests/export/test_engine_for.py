@@ -8,7 +8,7 @@ import pytest
 
 from parotid_seg.errors import DeviceError, InputError, ModelError
 from parotid_seg.export import build_engine as module
-from parotid_seg.export.build_engine import build_engine, engine_for
+from parotid_seg.export.build_engine import build_engine, runnable
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, read_sidecar, sidecar_path
 from parotid_seg.runtime.engines.gpu import Gpu
 from parotid_seg.runtime.engines.tensorrt.tensorrt_engine import TensorRtBackend
@@ -31,12 +31,14 @@ def small(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ask(small: Path, tmp_path: Path) -> Any:
+def ask(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Ask for an engine; what is told is kept as `ask.said`."""
+    monkeypatch.setattr(module, "cache_folder", lambda: tmp_path)
 
     def ask(model: Path = small, library: str = "tensorrt", batch: BatchProfile = BATCH) -> Path:
         asking.said = []
-        return engine_for(model, library, batch=batch, cache=tmp_path / "cache", report=asking.said.append)
+        monkeypatch.setattr(module, "ENGINE_BATCH", batch)
+        return runnable(model, library, report=asking.said.append)
 
     asking: Any = ask
     return asking
@@ -56,13 +58,13 @@ def test_none_is_built_for_a_gpu_that_the_library_has_no_code_for(
         DeviceError, match=r"^TensorRT-RTX 1\.7\.1 makes no engines for this GPU: found NVIDIA H100 .*8\.9"
     ):
         ask(library="tensorrt-rtx")
-    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "engines").exists()
     assert ask(library="tensorrt").is_file()
 
 
 def test_one_is_built_into_the_cache_and_used_again(ask: Any, small: Path, tmp_path: Path) -> None:
     first = ask()
-    assert first.parent == tmp_path / "cache"
+    assert first.parent == tmp_path / "engines"
     sha256 = read_sidecar(first).onnx_sha256
     name = f"small-{sha256[:16]}-tensorrt-10.13.0-nvidia-rtx-4000-ada-1-4-8.engine"
     assert first.name == name
@@ -122,7 +124,7 @@ def test_one_beside_the_model_that_is_not_its_own_is_left_alone(
     elif why == "damaged sidecar":
         sidecar_path(out).write_text(sidecar_path(out).read_text().replace("10.13.0", "10.13.1"))
     before = out.read_bytes()
-    assert ask().parent == tmp_path / "cache"
+    assert ask().parent == tmp_path / "engines"
     assert out.read_bytes() == before
     assert any(f"{out}: not used: " in line for line in ask.said) == (why == "damaged sidecar")
 
@@ -145,4 +147,4 @@ def test_without_a_gpu_none_is_made(ask: Any, small: Path, monkeypatch: pytest.M
     monkeypatch.setattr(module, "find_gpu", lambda: fake_cuda.ADA)
     with pytest.raises(ModelError, match="not an ONNX model"):
         ask()
-    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "engines").exists()

@@ -54,7 +54,7 @@ def test_an_engine_that_would_compute_otherwise_is_not_built(
     real = describe_network
 
     def in_fp32(*arguments: Any) -> list[dict[str, Any]]:
-        return [{**layer, "inputs": ["float32"] * len(layer["inputs"])} for layer in real(*arguments)]
+        return [{**layer, "inputs": ["fp32"] * len(layer["inputs"])} for layer in real(*arguments)]
 
     monkeypatch.setattr(module, "describe_network", in_fp32)
     with pytest.raises(ModelError, match=r"no engine built: tensorrt-rtx would compute 100\.0% fp32, expected fp16"):

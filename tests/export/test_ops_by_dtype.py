@@ -21,11 +21,11 @@ def test_a_half_precision_convolution_is_seen_as_one(tmp_path: Path) -> None:
     layers = describe_network(write_small_model(tmp_path / "small.onnx"), "tensorrt-rtx")
     (convolution,) = [layer for layer in layers if layer["type"] == "convolution"]
     assert convolution["name"] == "look_at_the_gland"
-    assert set(convolution["inputs"]) == set(convolution["outputs"]) == {"float16"}
+    assert set(convolution["inputs"]) == set(convolution["outputs"]) == {"fp16"}
     products = [layer for layer in layers if layer["type"] == "matrix_multiply"]
     assert len(products) == 6
-    assert all(layer["outputs"] == ["float32"] for layer in products)
-    assert layers[-1]["outputs"] == ["uint8"]
+    assert all(layer["outputs"] == ["fp32"] for layer in products)
+    assert layers[-1]["outputs"] == ["int8"]
 
 
 @rtx
@@ -34,7 +34,7 @@ def test_the_packaged_model_computes_in_single_precision() -> None:
     kinds = ("convolution", "matrix_multiply", "normalization", "softmax")
     found = Counter((layer["type"], layer["outputs"][0]) for layer in layers if layer["type"] in kinds)
     assert {kind for kind, _ in found} == set(kinds)
-    assert {output for _, output in found} == {"float32"}
+    assert {output for _, output in found} == {"fp32"}
 
 
 @rtx
@@ -83,8 +83,8 @@ def test_what_inspectors_of_several_versions_write(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "import_library", lambda _: library)
     monkeypatch.setattr(module, "log_of", lambda _: SimpleNamespace(clear=lambda: None))
     assert describe_layers(b"engine", "tensorrt") == [
-        {"name": "conv", "type": "CaskConvolution", "inputs": ["float16"], "outputs": ["float16"]},
-        {"name": "norm", "type": "kgen", "inputs": ["float32"], "outputs": ["float32", "unknown"]},
+        {"name": "conv", "type": "CaskConvolution", "inputs": ["fp16"], "outputs": ["fp16"]},
+        {"name": "norm", "type": "kgen", "inputs": ["fp32"], "outputs": ["fp32", "unknown"]},
         {"name": "bare", "type": "unknown", "inputs": [], "outputs": []},
     ]
     assert given == {"x": (4,)}

@@ -15,7 +15,6 @@ VALUES = (
     b"1.2.840.10008.1.2.5",
     b"ISO 2022 IR 87", b"ISO_IR 192\\", b"x" * 70000,
 )  # fmt: skip
-SYNTAX = struct.pack("<HH", 0x0002, 0x0010)
 
 Element = tuple[bytes, bytes, bytes]
 """Tag, value representation and value, as bytes."""

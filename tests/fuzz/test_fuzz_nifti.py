@@ -25,7 +25,6 @@ SHAPE = (12, 14, 16)
 AFFINE = np.diag([3.0, -2.0, 4.0, 1.0])
 FLOATS = (np.inf, -np.inf, np.nan, 0.0, -1.0, 1e-40, 1e30, -1e30, 352.5, 3e9)
 WHOLE = (0, 1, -1, 7, 66, 255, 1536, 2304, 9999)
-MOST_SECONDS = 10.0
 
 pytestmark = [
     pytest.mark.slow,

@@ -97,7 +97,7 @@ def test_many_shapes_come_and_go(backend: OnnxRuntimeCudaBackend) -> None:
 
 
 def test_too_little_memory_is_its_own_error_and_a_smaller_chunk_still_runs() -> None:
-    small = OnnxRuntimeCudaBackend(DEFAULT_MODEL, memory_mib=300)
+    small = OnnxRuntimeCudaBackend(DEFAULT_MODEL, provider={"gpu_mem_limit": str(300 << 20)})
     with pytest.raises(DeviceMemoryError, match=r"256 samples .* cuda:0"):
         labels_of(small, usual_chunk(small.contract, 256))
     small.batch_size = 1

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from parotid_seg.errors import DeviceMemoryError, ScanError
-from parotid_seg.export.build_engine import build_engine, engine_for
+from parotid_seg.export.build_engine import build_engine, runnable
 from parotid_seg.models import DEFAULT_MODEL, example_folder
 from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions
@@ -74,9 +74,10 @@ def test_small_model_in_half_precision_at_several_sizes(backend: TensorRtBackend
     assert backend.ran.precision == "fp16"
 
 
-def test_the_packaged_model_on_the_example(library: str, tmp_path: Path) -> None:
-    engine = engine_for(DEFAULT_MODEL, library, batch=BatchProfile(), cache=tmp_path)
-    assert engine_for(DEFAULT_MODEL, library, batch=BatchProfile(), cache=tmp_path) == engine
+def test_the_packaged_model_on_the_example(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    engine = runnable(DEFAULT_MODEL, library)
+    assert runnable(DEFAULT_MODEL, library) == engine
     backend, reference = TensorRtBackend(engine), OnnxRuntimeBackend(DEFAULT_MODEL)
     path = next((example_folder() / "imagesTr").glob("*.nii.gz"))
     volume, windows = in_windows(read_nifti(path).volume, backend.contract.channels, backend.contract.windows)

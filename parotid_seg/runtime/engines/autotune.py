@@ -14,13 +14,16 @@ import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from parotid_seg.errors import InputError, OutputError, ParotidSegError, RecordError
 from parotid_seg.records import read_record, write_record
 from parotid_seg.runtime.engines.base import Backend
+
+if TYPE_CHECKING:
+    from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +36,6 @@ BITS = {"int8": 1, "bf16": 2, "fp16": 3, "fp32": 4}
 """Precisions in rising order."""
 
 Say = Callable[[str], None]
-
-
-def _unchecked(_: Backend) -> None:
-    """It is known to run."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Candidate:
     file: Path
     make: Callable[[], Backend]
     rewritten: bool = False
-    check: Callable[[Backend], None] = _unchecked
+    check: Callable[[Backend], None] = lambda _: None
 
     def load(self, batch_size: int | None = None) -> Backend:
         """Load and check it, for batches of so many samples if that is known.
@@ -72,19 +71,6 @@ class Candidate:
             backend.batch_size = batch_size
         self.check(backend)
         return backend
-
-
-class Measure(Protocol):
-    """The measurements that `choose` needs; see `engine_benchmark.EngineBenchmark`."""
-
-    def speeds(self, backends: Mapping[str, Backend]) -> dict[str, float]:
-        """Samples per second by name."""
-
-    def batch_size(self, backend: Backend, sizes: Sequence[int]) -> int:
-        """The fastest of some batch sizes."""
-
-    def failure(self, reference: Backend, other: Backend, precision: str) -> str:
-        """Why another's masks are not the reference's; empty if they are."""
 
 
 @dataclass(frozen=True)
@@ -124,11 +110,9 @@ def choose(
     candidates: Sequence[Candidate],
     precision: str,
     sizes: Sequence[int],
-    measure: Callable[[], Measure],
+    measure: Callable[[], EngineBenchmark],
     place: Path,
     say: Say,
-    *,
-    today: Callable[[], date] = lambda: datetime.now(UTC).date(),
 ) -> Backend:
     """Load the best of some candidates: by a stored choice, or by a benchmark.
 
@@ -140,7 +124,6 @@ def choose(
         measure: makes the measurements, if there is no stored choice.
         place: file in which the choice is stored.
         say: called with the choice and its reason, in one line.
-        today: the day.
 
     Raises:
         ParotidSegError: if the first candidate, or the one of a stored choice, cannot be loaded.
@@ -148,7 +131,7 @@ def choose(
     by_name = {candidate.name: candidate for candidate in candidates}
     stored = _stored_choice(place, by_name)
     if stored is None:
-        choice, chosen = _tried(candidates, precision, sizes, measure(), today())
+        choice, chosen = _tried(candidates, precision, sizes, measure())
         stored = _stored_choice(place, by_name)  # another process may have stored one, which both must use
         if stored is not None:
             chosen.close()
@@ -167,7 +150,7 @@ def choose(
 
 
 def _tried(
-    candidates: Sequence[Candidate], precision: str, sizes: Sequence[int], measure: Measure, day: date
+    candidates: Sequence[Candidate], precision: str, sizes: Sequence[int], measure: EngineBenchmark
 ) -> tuple[Choice, Backend]:
     log.info("measuring %s, once on this machine", ", ".join(each.name for each in candidates))
     first = candidates[0]
@@ -206,7 +189,7 @@ def _tried(
     chosen = loaded[best]
     chosen.batch_size = measure.batch_size(chosen, sizes)
     rounded = {name: round(speeds[name], 2) for name in order}
-    return Choice(best, chosen.batch_size, rounded, refused, day.isoformat()), chosen
+    return Choice(best, chosen.batch_size, rounded, refused, datetime.now(UTC).date().isoformat()), chosen
 
 
 def _stored_choice(place: Path, names: Mapping[str, object]) -> Choice | None:

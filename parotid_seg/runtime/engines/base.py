@@ -69,7 +69,7 @@ class Pending(Protocol):
         ...
 
 
-class Backend(Protocol):
+class Backend:
     """A loaded model. It is loaded once, used by one thread, and segments any number of chunks.
 
     Attributes:
@@ -85,13 +85,9 @@ class Backend(Protocol):
     contract: Contract
     model_sha256: str
     ran: ExecutionInfo
-    batch_size: int
-    largest_batch: int | None
-    queue_depth: int
-
-    def fits(self, inputs: Inputs) -> bool:
-        """Whether a chunk is within the shapes that it accepts."""
-        ...
+    batch_size: int = USUAL_BATCH
+    largest_batch: int | None = None
+    queue_depth: int = 1
 
     def start(self, inputs: Inputs) -> Pending:
         """Submit a chunk. The inputs must not change before its result is available.
@@ -99,7 +95,11 @@ class Backend(Protocol):
         Raises:
             DeviceMemoryError: as `Pending.result`.
         """
-        ...
+        raise NotImplementedError
+
+    def fits(self, inputs: Inputs) -> bool:
+        """Whether a chunk is within the shapes that it accepts; of most engines any chunk is."""
+        return True
 
     def specialise(self, inputs: Inputs) -> None:
         """Prepare chunks of these shapes to be timed, if the engine would first compute them in a slower way.
@@ -107,26 +107,21 @@ class Backend(Protocol):
         Raises:
             DeviceMemoryError: as `Pending.result`.
         """
-        ...
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
         """Run a chunk by itself from beginning to end, and measure the times; for profiling.
 
+        All time counts as computing if the engine's copies cannot be told from it.
+
         Raises:
             DeviceMemoryError: as `Pending.result`.
         """
-        ...
+        begun = time.perf_counter()
+        output = self.start(inputs).result()
+        return output, Times(0.0, time.perf_counter() - begun, 0.0)
 
     def close(self) -> None:
         """Free device memory; no chunk can be submitted afterwards."""
-        ...
-
-
-def timed_as_a_whole(backend: Backend, inputs: Inputs) -> tuple[Output, Times]:
-    """`Backend.timed` of an engine whose copies cannot be told from computing: all time counts as computing."""
-    begun = time.perf_counter()
-    output = backend.start(inputs).result()
-    return output, Times(0.0, time.perf_counter() - begun, 0.0)
 
 
 @dataclass(frozen=True)

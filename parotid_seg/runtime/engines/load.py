@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError, OptionError, ParotidSegError
 from parotid_seg.files import hash_file
-from parotid_seg.runtime.engines.autotune import Candidate, Measure, Say, choose, place_for
+from parotid_seg.runtime.engines.autotune import Candidate, Say, choose, place_for
 from parotid_seg.runtime.engines.base import OUTPUTS, Backend
 from parotid_seg.runtime.engines.engine_file import read_sidecar
 from parotid_seg.runtime.engines.gpu import find_gpu, find_gpus
@@ -30,6 +31,9 @@ from parotid_seg.runtime.engines.registry import (
     gpu_number,
 )
 from parotid_seg.system import available_cores, cpu_name, versions_of
+
+if TYPE_CHECKING:
+    from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +149,7 @@ def _load(engine: Engine | None, request: Request) -> Backend:
     return choose(available, contract.precision, sizes, partial(_benchmark, contract), place, request.say)
 
 
-def _benchmark(contract: Contract) -> Measure:
+def _benchmark(contract: Contract) -> EngineBenchmark:
     from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
 
     return EngineBenchmark(contract)

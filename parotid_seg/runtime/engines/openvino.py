@@ -22,7 +22,6 @@ from parotid_seg.runtime.engines.autotune import Candidate, cache_folder
 from parotid_seg.runtime.engines.base import (
     INPUTS,
     OUTPUTS,
-    USUAL_BATCH,
     Backend,
     ExecutionInfo,
     Output,
@@ -52,7 +51,7 @@ MOST_VOXELS = 6_000_000
 two scans of 512 x 512 x 200 share chunks of 400 slices; smaller ones take the same CPU time."""
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(Backend):
     """A model file on the CPU by OpenVINO.
 
     Args:
@@ -60,8 +59,6 @@ class OpenVinoBackend:
         precision: one of `TYPES`, the type in which an FP32 or FP16 model is computed; 8-bit products of a quantised
             model stay unchanged.
         threads: computing threads; default: one a core.
-        streams: chunks computed at the same time, each by its share of the threads (the throughput hint); 1 gives
-            every chunk all threads (the latency hint).
         output: one of `OUTPUTS`.
 
     Raises:
@@ -70,23 +67,19 @@ class OpenVinoBackend:
         InputError: if OpenVINO is not installed, or does not compute in this type on this CPU.
     """
 
-    batch_size = USUAL_BATCH
-    largest_batch: int | None = None
-
     def __init__(
         self,
         model: Path,
         *,
         precision: str = "fp32",
         threads: int | None = None,
-        streams: int = 1,
         output: str = OUTPUTS[0],
     ) -> None:
         self._core = cpu_core()
         self._config = {
             "INFERENCE_PRECISION_HINT": TYPES[precision],
-            "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
-            "NUM_STREAMS": str(streams),
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": threads or available_cores(),
             "ENABLE_CPU_PINNING": False,  # reading and writing scans share the cores
         }
@@ -99,7 +92,6 @@ class OpenVinoBackend:
         runs = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
         if runs != TYPES[precision]:
             raise InputError(f"OpenVINO {version()}: computes in {runs} on this CPU, expected {TYPES[precision]}")
-        self.queue_depth = streams
         computed = "int8" if self.contract.precision == "int8" else precision
         self.ran = ExecutionInfo(f"openvino {version()}", "cpu", computed)
         self._output = output
@@ -128,9 +120,6 @@ class OpenVinoBackend:
         if started.compiled is self._compiled:
             self._free.append(started.request)
         return output
-
-    def specialise(self, inputs: Inputs) -> None:
-        """Nothing to do: no chunk is computed in another way than later ones."""
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
         """See `Backend.timed`; the chunk is padded first, and its output cropped."""

@@ -22,15 +22,7 @@ import numpy as np
 
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import DeviceMemoryError, InputError, ModelError, OptionError, ParotidSegError
-from parotid_seg.runtime.engines.base import (
-    OUTPUTS,
-    USUAL_BATCH,
-    ExecutionInfo,
-    Output,
-    Times,
-    check_names,
-    timed_as_a_whole,
-)
+from parotid_seg.runtime.engines.base import OUTPUTS, Backend, ExecutionInfo, check_names
 from parotid_seg.runtime.pipeline.journal import RESUMES
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.codes import plain
@@ -77,14 +69,13 @@ class _Served:
     ran: ExecutionInfo
 
 
-class TritonBackend:
+class TritonBackend(Backend):
     """A model on a Triton server.
 
     Args:
         address: HOST:PORT of the server's gRPC endpoint, see `check_address`.
         model: its name on the server.
         allow_unverified: whether a model may be used that `parotid-seg export` has not verified.
-        computed_s: most seconds to wait for a chunk's labels.
 
     Raises:
         InputError: if the address is invalid, or tritonclient is missing.
@@ -92,20 +83,11 @@ class TritonBackend:
         ParotidSegError: if the server cannot be reached or does not answer.
     """
 
-    batch_size = USUAL_BATCH
-    largest_batch: int | None = None
     queue_depth = IN_FLIGHT
 
-    def __init__(
-        self,
-        address: str,
-        model: str = DEFAULT_MODEL_NAME,
-        *,
-        allow_unverified: bool = False,
-        computed_s: float = COMPUTED_S,
-    ) -> None:
+    def __init__(self, address: str, model: str = DEFAULT_MODEL_NAME, *, allow_unverified: bool = False) -> None:
         self._grpc = _import_client()
-        self._model, self._computed_s = model, computed_s
+        self._model = model
         self._where = f"--triton {check_address(address)}, model {plain(model)}"
         self._client = self._grpc.InferenceServerClient(address, channel_args=list(CHANNEL))
         with self._asking(ASKED_S):
@@ -116,10 +98,6 @@ class TritonBackend:
                 f"{self._where}: not verified: nothing shows that it is the model that was trained; serve one that "
                 "parotid-seg export wrote, or use it all the same with --allow-unverified"
             )
-
-    def fits(self, inputs: Inputs) -> bool:
-        """True: any shape is accepted."""
-        return True
 
     def start(self, inputs: Inputs) -> _Sent:
         """Send a chunk. The labels arrive in the background."""
@@ -136,21 +114,21 @@ class TritonBackend:
             else:
                 answer.set_exception(error)
 
-        with self._asking(self._computed_s):
+        with self._asking(COMPUTED_S):
             self._client.async_infer(
                 self._model,
                 [self._tensor(name, array) for name, array in inputs.items()],
                 answered,
                 model_version=self._served.version,
                 outputs=[self._grpc.InferRequestedOutput(OUTPUTS[0])],
-                client_timeout=self._computed_s,
+                client_timeout=COMPUTED_S,
             )
         sizes = tuple(inputs[name].shape[0] for name in ("slices_back", "rows_back", "columns_back"))
         return _Sent(self, answer, sizes)
 
     def finished(self, answer: Future[Any], sizes: tuple[int, ...]) -> Mask:
         """Wait for a chunk's labels, and check them."""
-        with self._asking(self._computed_s, f"; {RESUMES}"):
+        with self._asking(COMPUTED_S, f"; {RESUMES}"):
             result = answer.result()
         output = result.get_output(OUTPUTS[0])
         expected = ("UINT8", (1, *sizes) if self._served.request_axis else sizes)
@@ -167,13 +145,6 @@ class TritonBackend:
                 f"{self._where}: found label {labels.max()}, expected 0 to {len(self.contract.labels) - 1}"
             )
         return labels[0] if self._served.request_axis else labels
-
-    def specialise(self, inputs: Inputs) -> None:
-        """Nothing to do: no chunk is computed in another way than later ones."""
-
-    def timed(self, inputs: Inputs) -> tuple[Output, Times]:
-        """See `Backend.timed`; transfers count as computing."""
-        return timed_as_a_whole(self, inputs)
 
     def close(self) -> None:
         """Close the connection."""

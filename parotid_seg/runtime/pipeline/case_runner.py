@@ -7,7 +7,7 @@ import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from parotid_seg.calibration import calibration_of, quality_text
 from parotid_seg.dicom.read.series import Series
@@ -16,8 +16,8 @@ from parotid_seg.files import hash_file, make_folder_in, visible
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry, is_whole
 from parotid_seg.runtime.pipeline.preflight import read_for_model
-from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, WorkerConfig, failed, views_of
-from parotid_seg.runtime.pipeline.sources import Scan, facts_of, hash_source, place_of, series_of
+from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, WorkerConfig, entry_of, failed, views_of
+from parotid_seg.runtime.pipeline.sources import Scan, hash_source
 from parotid_seg.runtime.report.overlay import draw_case, save_picture
 from parotid_seg.runtime.segmentation.locate import Ask, labels_of_scan
 from parotid_seg.runtime.segmentation.segment import Segmentation, postprocess
@@ -114,11 +114,8 @@ def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -
     first, *further = paths
     dz, dy, dx = scan.volume.spacing_mm
     seconds["write"] = time.perf_counter() - answered
-    return Entry(
-        case=case.name,
-        source=str(place_of(source)),
-        key=key,
-        status="done",
+    return replace(
+        entry_of(case, key, "done"),
         mask=first.name,
         mask_sha256=hash_file(first),
         further={path.name: hash_file(path) for path in further},
@@ -128,8 +125,6 @@ def _segment(work: WorkerConfig, case: Case, key: str, ask: Ask, begun: float) -
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
         settings=work.settings,
         decoders=scan.volume.decoders,
-        series=series_of(source),
-        facts=facts_of(source),
         shape=scan.volume.shape,
         spacing_mm=(round(dz, 6), round(dy, 6), round(dx, 6)),
         mean_gy={name: round(gray, 3) for name, gray in dose.mean_gy.items()} if dose else {},
@@ -158,24 +153,15 @@ def _dose_of(case: Case, scan: NiftiScan, mask: Mask, labels: tuple[str, ...]) -
     return doses.mean_doses(planned, stored, scan.geometry.affine, labels)
 
 
-class _Labelled(NamedTuple):
-    """A scan that is segmented and not yet written.
+def _labelled(
+    work: WorkerConfig, case: Case, ask: Ask, begun: float
+) -> tuple[NiftiScan, Segmentation, dict[str, float], float]:
+    """Read and segment a scan, and draw its pictures.
 
-    Attributes:
-        scan: without its voxels, which writing does not need.
-        result: its mask.
-        seconds: of reading and segmenting.
-        answered: when the model's answer came, by `time.perf_counter`.
+    Returns:
+        The scan without its voxels, which writing does not need; its mask; seconds of reading and segmenting; and when
+        the model's answer came, by `time.perf_counter`.
     """
-
-    scan: NiftiScan
-    result: Segmentation
-    seconds: dict[str, float]
-    answered: float
-
-
-def _labelled(work: WorkerConfig, case: Case, ask: Ask, begun: float) -> _Labelled:
-    """Read and segment a scan, and draw its pictures."""
     contract = work.contract
     scan, prepared = read_for_model(case.scan, contract)
     read = time.perf_counter()
@@ -194,5 +180,4 @@ def _labelled(work: WorkerConfig, case: Case, ask: Ask, begun: float) -> _Labell
         save_picture(picture, pictures / f"{case.name}.png")
         if work.options.views:
             save_picture(picture, pictures / views_of(case.name))
-    without_voxels = replace(scan, volume=scan.volume.without_voxels())
-    return _Labelled(without_voxels, result, seconds, answered)
+    return replace(scan, volume=scan.volume.without_voxels()), result, seconds, answered

@@ -66,15 +66,15 @@ class LocalExecutor:
         say: Callable[[str], None],
         starter: WorkerStarter | None = None,
     ) -> None:
-        self._limits, self._tta = Limits.of_machine(options.workers), options.tta
+        self._tta = options.tta
         self._worker_pool = WorkerPool(starter)
         try:
             backend = load()
         except BaseException:
-            self._worker_pool.end()
+            self._worker_pool.close()
             raise
         self.contract, self.model_sha256, self.ran = backend.contract, backend.model_sha256, backend.ran
-        self._limits = self._limits.beside(self.ran.device)
+        self._limits = Limits.of_machine(options.workers, self.ran.device)
         self._batches = Batcher[Worker](backend, options.batch_size or backend.batch_size, tta=options.tta, say=say)
 
     def __str__(self) -> str:
@@ -88,4 +88,4 @@ class LocalExecutor:
 
     def close(self) -> None:
         """End the workers."""
-        self._worker_pool.end()
+        self._worker_pool.close()

@@ -119,19 +119,21 @@ class Written:
 
 
 class Inputs:
-    """The files that a run reads."""
+    """The files that a run reads: scans, and the RTSTRUCT of --append."""
 
-    def __init__(self, cases: Sequence[Case]) -> None:
+    def __init__(self, cases: Sequence[Case], append: Path | None) -> None:
         self._paths: set[Path] = set()
         self._identities: dict[Identity, Path] = {}
+        files = [append.resolve()] if append else []
         for source in (each for case in cases for each in case.scan):
-            if not isinstance(source, Path):
+            if isinstance(source, Path):
+                files += files_of_image(source)
+            else:
                 self._paths.update(each.path for each in source.slices)
-                continue
-            for path in files_of_image(source):
-                self._paths.add(path)
-                if identity := identity_of(path):
-                    self._identities[identity] = path
+        for path in files:
+            self._paths.add(path)
+            if identity := identity_of(path):
+                self._identities[identity] = path
 
     def same_as(self, path: Path) -> Path | None:
         """The input that a path leads to, also through hard or symbolic links."""

@@ -293,7 +293,7 @@ class _Run:
         """
         self.written = Written(self.work.out, self.journal.entries.values())
         names = self.written.check_run(self.work)
-        inputs = Inputs(cases)
+        inputs = Inputs(cases, self.work.options.append)
         for case in cases:
             case_names = names_of(case.name, self.work)
             if reason := self.written.why_not(case_names, inputs):
@@ -338,11 +338,6 @@ class _Run:
         self.counts[status] += 1
         self._progress(Outcome(status, entry, len(self._entries), self.total, machine))
 
-    def _ordered(self, cases: Sequence[Case]) -> list[Entry]:
-        """Entries of all finished cases, in the order of the scans; unusable inputs come first."""
-        order = {case.name: number for number, case in enumerate(cases)}
-        return sorted(self._entries, key=lambda entry: order.get(entry.case, -1))
-
     def say_what_runs(self) -> None:
         """Say how many scans there are, the engine, and what the model does not state."""
         self._say(f"{counted(self.total, 'scan')}; {self._executor}")
@@ -365,7 +360,9 @@ class _Run:
         if NIFTI in options.outputs.formats:
             write_itksnap_labels(labels, out / LABELS, options.rois)
         log.info("writing %s, %s and %s", SUMMARY, RESULTS, RUN)
-        write_summary(self._ordered(cases), labels, out / SUMMARY, patients)
+        order = {case.name: number for number, case in enumerate(cases)}
+        unusable_first = sorted(self._entries, key=lambda entry: order.get(entry.case, -1))
+        write_summary(unusable_first, labels, out / SUMMARY, patients)
         not_reached = self.total - len(self._entries)
         record = run_record(
             self._executor, model_name, options, scans, self.begun, self.counts, not_reached, self.not_used

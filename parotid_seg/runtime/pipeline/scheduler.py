@@ -62,14 +62,14 @@ class Limits:
     first_workers: int = FIRST_WORKERS
 
     @classmethod
-    def of_machine(cls, workers: int | None = None) -> Limits:
-        """Limits for this machine, with at most `workers` processes."""
-        usual = min(max(FIRST_WORKERS, available_cores()), MOST_WORKERS)
-        return cls(workers or usual, MEMORY_SHARE * memory_bytes())
+    def of_machine(cls, workers: int | None, device: str) -> Limits:
+        """Limits for this machine, with at most `workers` processes beside a model on a device.
 
-    def beside(self, device: str) -> Limits:
-        """The same for a model on this device: a GPU leaves the cores to the workers, so that all start at once."""
-        return replace(self, first_workers=self.workers) if device.startswith("cuda") else self
+        A GPU leaves the cores to the workers, so that all start at once.
+        """
+        most = workers or min(max(FIRST_WORKERS, available_cores()), MOST_WORKERS)
+        first = most if device.startswith("cuda") else FIRST_WORKERS
+        return cls(most, MEMORY_SHARE * memory_bytes(), first_workers=first)
 
 
 @dataclass(frozen=True)

@@ -208,13 +208,7 @@ class WorkerPool:
         self._all.append(worker)
         return worker
 
-    def __enter__(self) -> WorkerPool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.end()
-
-    def end(self) -> None:
+    def close(self) -> None:
         """End all processes, whatever they are doing."""
         for worker in self._all:
             worker.kill()

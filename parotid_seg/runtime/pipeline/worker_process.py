@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 from parotid_seg.errors import EXHAUSTED, MachineError
 from parotid_seg.runtime.pipeline.protocol.worker_stdio import KILL, WAIT_S, cause, command_of
@@ -31,30 +30,6 @@ FORKS = sys.platform == "linux"
 """Whether workers are forked. Elsewhere each starts Python and imports everything, which takes 0.4 s of CPU time."""
 
 
-class Process(Protocol):
-    """What a worker's process needs of `subprocess.Popen`.
-
-    Attributes:
-        returncode: exit status, minus the signal that ended it; None until `wait` has been called.
-    """
-
-    returncode: int | None
-
-    @property
-    def pid(self) -> int:
-        """Its number in the system."""
-
-    def kill(self) -> None:
-        """End it at once."""
-
-    def wait(self) -> int:
-        """Wait for its end, after `kill`; returns `returncode`.
-
-        Raises:
-            MachineError: if it was not forked, or has ended with the process that forked it.
-        """
-
-
 class WorkerProcess:
     """A process that runs `worker.main`, and this end of the connection to its standard input and output.
 
@@ -65,7 +40,7 @@ class WorkerProcess:
         connection: this end.
     """
 
-    def __init__(self, process: Process, connection: socket.socket) -> None:
+    def __init__(self, process: subprocess.Popen[bytes] | _Forked, connection: socket.socket) -> None:
         self.process, self.connection = process, connection
 
     def close(self) -> None:
@@ -162,12 +137,15 @@ class _Server:
 
 
 class _Forked:
-    """A process that the server forks; see `Process`.
+    """A process that the server forks, with the part of `subprocess.Popen` that a worker needs.
 
     Args:
         line: where the server tells its number, or minus the system's error, and later its exit status; it ends the
             process when the line is shut down.
         server: the server.
+
+    Attributes:
+        returncode: exit status, minus the signal that ended it; None until `wait` has been called.
     """
 
     def __init__(self, line: socket.socket, server: subprocess.Popen[bytes]) -> None:
@@ -185,7 +163,11 @@ class _Forked:
             self._line.shutdown(socket.SHUT_WR)
 
     def wait(self) -> int:
-        """Wait for its end, after `kill`; see `Process`."""
+        """Wait for its end, after `kill`; returns `returncode`.
+
+        Raises:
+            MachineError: if it was not forked, or has ended with the process that forked it.
+        """
         if self.returncode is None:
             status = self._told() if self.pid > 0 else None
             self.close()

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from parotid_seg.errors import OptionError, OutputError, ParotidSegError, ScanError
-from parotid_seg.files import check_not_read, hash_file, partial_path
+from parotid_seg.files import hash_file, partial_path
 from parotid_seg.runtime.formats.mask_formats import FORMATS, NIFTI, RTSTRUCT, MaskResult
 from parotid_seg.scan.codes import ALL_ROIS, Rois
 
@@ -86,16 +86,12 @@ class Outputs:
             Flags on the written files.
 
         Raises:
-            OptionError: if a file is one of the scan, or that of --append.
             ScanError: if a DICOM object does not reproduce the mask.
             OutputError: if a file cannot be written.
         """
         result = MaskResult(mask, scan, source, tuple(labels), model, self.append, self.rois, notes)
         flags: tuple[Flag, ...] = ()
         paths = [stem.with_name(name) for name in self.names(stem.name)]
-        read = [source] if isinstance(source, Path) else [each.path for each in source.slices]
-        for path in paths:
-            check_not_read(path, [*read, *([self.append] if self.append else [])])
         with _together(paths) as partials:
             for name, partial in zip(self.formats, partials, strict=True):
                 flags += FORMATS[name].load().write(result, partial)

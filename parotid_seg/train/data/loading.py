@@ -25,20 +25,6 @@ Step = Callable[[str, int, int, str], None]
 """Called before each step with the phase, the steps done, their number, and the step's name."""
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """The patients of a stage.
-
-    Attributes:
-        train, validation: in the order of the data set.
-        locked: hashes of the test patients' scans by name.
-    """
-
-    train: list[Patient]
-    validation: list[Patient]
-    locked: dict[str, str]
-
-
 def announced(data: DataSet, config: TrainConfig) -> list[str]:
     """Lines on the length of a stage, its patients, and those that are held out or locked."""
     schedule = config.schedule
@@ -52,7 +38,7 @@ def announced(data: DataSet, config: TrainConfig) -> list[str]:
 
 def load_all(
     data: DataSet, config: TrainConfig, cache: Path, processes: Processes, report: Callable[[str], None], step: Step
-) -> Loaded:
+) -> tuple[list[Patient], list[Patient], dict[str, str]]:
     """Decode the scans and label maps of a data set.
 
     Args:
@@ -60,6 +46,9 @@ def load_all(
         processes: each decodes its share; then it finds the rest in the cache, unless caches are separate.
         report: called with one line for each remark.
         step: called before each scan.
+
+    Returns:
+        Training and validation patients in the order of the data set, and hashes of the test patients' scans by name.
 
     Raises:
         ScanError, InputError: if one cannot be used, or a label map is empty.
@@ -87,7 +76,7 @@ def load_all(
     check_held_out(data.folder, train, held_out)
     for note in (*notes, *check_labels(data, train, validation, config.augment.mirror_probability > 0)):
         report(f"note: {note}")
-    return Loaded(train, validation, locked)
+    return train, validation, locked
 
 
 def _counted(step: Step, phase: str, count: int) -> Callable[[str], None]:

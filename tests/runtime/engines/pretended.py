@@ -7,15 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 from parotid_seg.errors import DeviceMemoryError
-from parotid_seg.runtime.engines.base import Done
+from parotid_seg.runtime.engines.base import Backend, Done
 from parotid_seg.scan.chunks import Inputs
 
 
-class Engine:
+class Engine(Backend):
     """An engine that computes nothing. Each look takes it some seconds of a clock that stands still otherwise."""
-
-    queue_depth = 1
-    largest_batch: int | None = None
 
     def __init__(
         self,
@@ -25,7 +22,7 @@ class Engine:
         memory: int = 10**9,
     ) -> None:
         self.name, self.clock, self.seconds, self.memory = name, clock, seconds, memory
-        self.batch_size, self.closed, self.runs = 16, False, 0
+        self.closed, self.runs = False, 0
         self.specialised: set[int] = set()
 
     def start(self, inputs: Inputs) -> Done:

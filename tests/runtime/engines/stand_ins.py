@@ -17,11 +17,8 @@ from tests.runtime.engines.test_model_file import model as model_bytes
 CONTRACT = read_model(DEFAULT_MODEL)[1]
 
 
-class Loaded:
+class Loaded(Backend):
     """Any engine, with how it was made."""
-
-    queue_depth = 1
-    batch_size = 16
 
     def __init__(self, kind: str, file: Path, contract: Contract = CONTRACT, **how: Any) -> None:
         self.kind, self.file, self.contract, self.how = kind, file, contract, how
@@ -31,9 +28,6 @@ class Loaded:
         """One sample is computed where an engine is loaded on a GPU."""
         assert len(inputs["neighbours"]) == 1
         return Done(np.zeros((1, 1, 1), np.uint8))
-
-    def close(self) -> None:
-        pass
 
 
 def first_of(found: list[Candidate], *_: object) -> Backend:

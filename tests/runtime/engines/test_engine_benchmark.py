@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import cast
+from collections.abc import Callable
 
 import pytest
 
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.engine_benchmark import BUDGET_S, MOST_ROUNDS, EngineBenchmark, usual_chunk
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from tests.runtime.engines.pretended import Clock, Engine
 
 CONTRACT = read_model(DEFAULT_MODEL)[1]
-
-
-def as_backends(engines: Mapping[str, Engine]) -> Mapping[str, Backend]:
-    """They have of a backend what the measurement uses."""
-    return cast(Mapping[str, Backend], engines)
 
 
 def test_speeds_are_medians_after_a_first_round(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +22,7 @@ def test_speeds_are_medians_after_a_first_round(monkeypatch: pytest.MonkeyPatch)
         "steady": Engine("steady", clock, lambda looks: looks / 64),
         "slow at first": Engine("slow", clock, lambda looks: next(slow_first)),
     }
-    speeds = EngineBenchmark(CONTRACT, clock).speeds(as_backends(engines))
+    speeds = EngineBenchmark(CONTRACT, clock).speeds(engines)
     assert speeds == pytest.approx({"steady": 64.0, "slow at first": 16 / 0.3})
     assert [engine.runs for engine in engines.values()] == [4, 4], "the budget was gone after the least rounds"
 
@@ -37,10 +30,10 @@ def test_speeds_are_medians_after_a_first_round(monkeypatch: pytest.MonkeyPatch)
 def test_a_trial_ends_by_its_budget_or_its_rounds() -> None:
     clock = Clock()
     quick = Engine("quick", clock, lambda looks: 1e-4)
-    EngineBenchmark(CONTRACT, clock).speeds(as_backends({"quick": quick}))
+    EngineBenchmark(CONTRACT, clock).speeds({"quick": quick})
     assert quick.runs == MOST_ROUNDS + 2
     clock.now, medium = 0.0, Engine("medium", clock, lambda looks: 0.9)
-    EngineBenchmark(CONTRACT, clock).speeds(as_backends({"medium": medium}))
+    EngineBenchmark(CONTRACT, clock).speeds({"medium": medium})
     assert clock.now == pytest.approx(0.9 + BUDGET_S, abs=0.9)
 
 
@@ -48,7 +41,7 @@ def test_an_engine_that_works_ahead_is_timed_with_its_chunks_in_flight() -> None
     clock = Clock()
     engine = Engine("ahead", clock, lambda looks: 1.0)
     engine.queue_depth = 2
-    assert EngineBenchmark(CONTRACT, clock).speeds(as_backends({"ahead": engine}))["ahead"] == pytest.approx(16.0)
+    assert EngineBenchmark(CONTRACT, clock).speeds({"ahead": engine})["ahead"] == pytest.approx(16.0)
     assert engine.runs == 8
 
 
@@ -69,14 +62,14 @@ def test_the_batch_size_is_the_usual_one_unless_another_gains(
 ) -> None:
     clock = Clock()
     engine = Engine("any", clock, seconds, memory)
-    assert EngineBenchmark(CONTRACT, clock).batch_size(cast(Backend, engine), (8, 16, 32)) == expected
+    assert EngineBenchmark(CONTRACT, clock).batch_size(engine, (8, 16, 32)) == expected
 
 
 def test_a_built_engine_is_measured_in_its_own_batch_size_and_in_no_larger_ones() -> None:
     clock = Clock()
     engine = Engine("built", clock, lambda looks: 1.0 + looks / 1000)
     engine.batch_size, engine.largest_batch = 24, 40
-    assert EngineBenchmark(CONTRACT, clock).batch_size(cast(Backend, engine), (16, 32, 64)) == 32
+    assert EngineBenchmark(CONTRACT, clock).batch_size(engine, (16, 32, 64)) == 32
     assert engine.specialised == {16, 24, 32}, "and prepared for each before it is timed"
 
 
@@ -84,7 +77,7 @@ def test_speeds_are_of_smaller_chunks_where_the_usual_ones_do_not_fit() -> None:
     clock = Clock()
     engines = {"one": Engine("one", clock, lambda looks: looks / 10), "small": Engine("two", clock, memory=5)}
     engines["small"].seconds = lambda looks: looks / 20
-    speeds = EngineBenchmark(CONTRACT, clock).speeds(as_backends(engines))
+    speeds = EngineBenchmark(CONTRACT, clock).speeds(engines)
     assert speeds == pytest.approx({"one": 10.0, "small": 20.0})
 
 

@@ -192,8 +192,7 @@ def test_chunks_handed_in_ahead_come_back_in_their_places(
     reference: OnnxRuntimeBackend, scan: tuple[Volume, Windows]
 ) -> None:
     volume, windows = scan
-    backend = OpenVinoBackend(DEFAULT_MODEL, streams=2)
-    assert backend.queue_depth == 2
+    backend = OpenVinoBackend(DEFAULT_MODEL)
     made = [chunk.inputs for chunk in chunks(volume, windows, backend.contract.grid, 2)]
     assert len(made) > 3
     pending = [backend.start(inputs) for inputs in made]

@@ -13,21 +13,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "private"
 
 
-def test_what_was_written_is_read(folder: Path) -> None:
-    assert write_private(b"code", folder / "a.blob")
-    assert bytes(read_private(folder / "a.blob") or b"") == b"code"
-    assert read_private(folder / "b.blob") is None
-
-
-def test_what_is_damaged_or_open_to_others_is_not(folder: Path) -> None:
-    for name in ("damaged.blob", "open.blob"):
-        write_private(b"code", folder / name)
-    (folder / "damaged.blob").write_bytes((folder / "damaged.blob").read_bytes() + b"more")
-    (folder / "open.blob").chmod(0o666)
-    assert read_private(folder / "damaged.blob") is None
-    assert os.name == "nt" or read_private(folder / "open.blob") is None
-
-
 def test_the_latest_used_are_kept(folder: Path) -> None:
     write_private(b"another kind", folder / "0.kernels")
     os.utime(folder / "0.kernels", (0, 0))

@@ -22,6 +22,7 @@ from parotid_seg.errors import DeviceMemoryError, ModelError, ParotidSegError
 from parotid_seg.export.triton.model_config import Serving
 from parotid_seg.export.triton.repository import write_repository
 from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.engines import triton_client
 from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.triton_client import CONTRACT_HASH_KEY, MODEL_HASH_KEY, TritonBackend
@@ -245,9 +246,10 @@ def test_a_server_that_dies_leaves_what_is_finished(repository: Path, head_file:
     assert (resumed.done, resumed.skipped, resumed.failed) == (1, 2, 0)
 
 
-def test_a_slow_server_times_out(repository: Path, chunk: Inputs) -> None:
+def test_a_slow_server_times_out(repository: Path, chunk: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_client, "COMPUTED_S", 0.3)
     with StandIn(repository, delay_s=2.0) as server:
-        backend = TritonBackend(server.address, computed_s=0.3)
+        backend = TritonBackend(server.address)
         with pytest.raises(ParotidSegError, match=r"no answer within 0\.3 s; finished cases are kept") as caught:
             backend.start(chunk).result()
     one_line(str(caught.value), server.address, NAME)

@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from parotid_seg.errors import OutputError, ScanError
+from parotid_seg.errors import ScanError
 from parotid_seg.runtime.pipeline import case_runner
 from parotid_seg.runtime.pipeline.case_runner import run_case
 from parotid_seg.runtime.pipeline.discovery import Case
@@ -82,9 +82,3 @@ def test_a_scan_that_the_engine_refuses(case: Case, work: WorkerConfig) -> None:
     assert run_case(work, case, None, refuse)[1].failure == (
         f"{case.scan[0]}: m.engine: slices of a chunk: found 9, expected 1 to 4"
     )
-
-
-def test_results_that_cannot_be_written_stop_the_run(case: Case, work: WorkerConfig) -> None:
-    work.out.rmdir()
-    with pytest.raises(OutputError, match="cannot be written"):
-        run_case(work, case, None, everywhere)

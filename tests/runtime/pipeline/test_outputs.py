@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from parotid_seg.errors import InputError, OptionError, ScanError
+from parotid_seg.errors import InputError, ScanError
 from parotid_seg.runtime.formats.mask_formats import FORMATS, Format, formats_help
 from parotid_seg.runtime.pipeline.writers import Outputs, is_ours
 from parotid_seg.scan.nifti import NiftiScan
@@ -51,13 +51,6 @@ def test_what_can_be_appended_to(tmp_path: Path) -> None:
 def test_nothing_decides_by_default() -> None:
     """Masks of runs before there were formats count as done."""
     assert Outputs().fingerprint == ()
-
-
-@pytest.mark.parametrize("name", ["rtstruct", "seg", "seg-labelmap"])
-def test_a_nifti_file_has_no_slices_to_refer_to(tmp_path: Path, name: str) -> None:
-    Outputs(("nifti", "nrrd")).check(tmp_path / "a.nii.gz")
-    with pytest.raises(ScanError, match=f"a.nii.gz: a NIfTI file; --format {name} refers to DICOM slices"):
-        Outputs(("nifti", name)).check(tmp_path / "a.nii.gz")
 
 
 def test_a_new_format_is_a_module_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,11 +110,3 @@ def test_no_format_is_written_if_one_fails(tmp_path: Path, monkeypatch: pytest.M
         )
     assert str(caught.value) == f"{tmp_path / 'a.second'}: found other voxels"
     assert {path: path.read_text() for path in tmp_path.iterdir()} == before
-
-
-def test_no_file_that_is_read_is_replaced(tmp_path: Path) -> None:
-    scan = tmp_path / "a.nii.gz"
-    scan.write_bytes(b"a scan")
-    with pytest.raises(OptionError, match="cannot be written: it is one of the files that are read"):
-        Outputs().write(np.ones((2, 2, 2), np.uint8), cast(NiftiScan, None), scan, ("b", "c"), "m", tmp_path / "a")
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"a scan"]

@@ -203,7 +203,7 @@ def test_an_idle_worker_that_has_ended_is_given_no_case(
         give(worker, job, voxels)
 
     monkeypatch.setattr(Worker, "give", observed)
-    with WorkerPool() as pool:
+    with contextlib.closing(WorkerPool()) as pool:
         pipeline = Pipeline(work(tmp_path, pictures=False), Observed(), Limits(1, 1e9), pool)
         idle = pool._spare[0]
         for case in cases[:2]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from tests.scan.test_grid import HU, volume_of
 GRID = Grid()
 
 
-class Threshold:
+class Threshold(Backend):
     """A backend of bright voxels that remembers how many looks it was given at once."""
 
     def __init__(
@@ -47,7 +47,7 @@ class Threshold:
 
 
 def run(backend: Threshold, scans: Sequence[Volume], batch_size: int, **options: Any) -> dict[int, Prediction]:
-    batches: Batcher[Any] = Batcher(cast(Backend, backend), batch_size, **options)
+    batches: Batcher[Any] = Batcher(backend, batch_size, **options)
     for number, scan in enumerate(scans):
         batches.add(number, crop_to_grid(scan, HU, GRID))
     found: dict[Any, Any] = {}
@@ -118,7 +118,7 @@ def test_runs_of_one_scan_that_need_the_same_slices_have_them_once(apart: int, t
         return threshold(inputs)
 
     backend = Threshold(run=seen)
-    batches: Batcher[Any] = Batcher(cast(Backend, backend), 16)
+    batches: Batcher[Any] = Batcher(backend, 16)
     known = (15, 15 + apart)
     batches.add(0, replace(covered, samples=known, grow=True, known=known))
     ((_, found),) = batches.step()
@@ -211,7 +211,7 @@ def test_sparse_samples_take_no_more_slices_than_neighbouring_ones_of_thin_slice
         return threshold(inputs)
 
     scan = crop_to_grid(volume_of(scan_at(80, 70, (200, 160, 150)).voxels[0], (1.0, 2.4, 2.4)), HU, GRID)
-    batches: Batcher[Any] = Batcher(cast(Backend, Threshold(run=noting)), 8)
+    batches: Batcher[Any] = Batcher(Threshold(run=noting), 8)
     batches.add(0, replace(scan, samples=tuple(range(0, 66, 8))))
     found: dict[Any, Any] = {}
     while batches.busy:

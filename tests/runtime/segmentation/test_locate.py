@@ -1,6 +1,6 @@
 """Structures are located on sparse samples; what is segmented around them is what looking everywhere gives."""
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ LEFT, RIGHT = 200, 250
 PAROTIDS = ("background", "parotid_left", "parotid_right")
 
 
-class ByIntensity:
+class ByIntensity(Backend):
     """A model that knows each gland by its intensity, and sees what its grid covers.
 
     Attributes:
@@ -33,7 +33,7 @@ class ByIntensity:
 
     def __init__(self, labels: tuple[str, str, str] = PAROTIDS, most_slices: int = 10**9) -> None:
         self.contract = Contract(labels, ("CT",), ((-200.0, 300.0),), Grid())
-        self.largest_batch, self.queue_depth, self.most_slices = None, 1, most_slices
+        self.most_slices = most_slices
         self.computed = 0
         self.samples: list[bytes] = []
 
@@ -73,7 +73,7 @@ def head(
 def segmented(volume: Volume, backend: ByIntensity | None = None, **options: Any) -> tuple[NDArray[np.uint8], int]:
     backend = backend or ByIntensity()
     prepared = Prepared(volume, HU, backend.contract)
-    covered, labelled = labels_of_scan(prepared, asking(cast(Backend, backend), 16), SegmentationOptions(**options))
+    covered, labelled = labels_of_scan(prepared, asking(backend, 16), SegmentationOptions(**options))
     assert labelled.computed == backend.computed
     mask = np.zeros(volume.shape, np.uint8)
     mask[:, covered.rows, covered.columns] = labelled.labels
@@ -114,7 +114,7 @@ def test_test_time_augmentation_computes_every_sample_of_the_result_anew() -> No
 
     def ask(covered: CroppedScan) -> Prediction:
         asked.append(covered)
-        return asking(cast(Backend, backend), 16)(covered)
+        return asking(backend, 16)(covered)
 
     labels_of_scan(Prepared(volume, HU, backend.contract), ask, SegmentationOptions(tta=True))
     assert asked[-1].grow

@@ -1,7 +1,7 @@
 """What is said about a result: only of parotid glands is it known how large they are and that they must be there."""
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ HU = (-200.0, 300.0)
 PAROTIDS = ("background", "parotid_left", "parotid_right")
 
 
-class Fake:
+class Fake(Backend):
     """A loaded model that gives the slices it is asked for from a ready mask."""
 
     def __init__(self, mask: np.ndarray, labels: tuple[str, ...], channels: tuple[str, ...]) -> None:
@@ -30,10 +30,6 @@ class Fake:
         )
         self.slices = iter(mask)
         self.windows: list[Any] = []
-        self.queue_depth, self.largest_batch = 1, None
-
-    def fits(self, inputs: object) -> bool:
-        return True
 
     def start(self, inputs: Inputs) -> Done:
         self.windows.append(inputs["window"])
@@ -52,9 +48,7 @@ def scan(*scales: float) -> Volume:
 
 
 def segment(mask: np.ndarray, labels: tuple[str, ...], *scales: float, channels: tuple[str, ...]) -> Segmentation:
-    return segment_volume(
-        cast(Backend, Fake(mask, labels, channels)), scan(*scales), SegmentationOptions(search="full"), batch_size=4
-    )
+    return segment_volume(Fake(mask, labels, channels), scan(*scales), SegmentationOptions(search="full"), batch_size=4)
 
 
 def test_an_absent_tumour_is_no_error_and_no_flag() -> None:
@@ -97,7 +91,7 @@ def test_only_the_ct_among_the_channels_must_be_in_hu() -> None:
 
 def test_the_windows_are_handed_to_the_model() -> None:
     backend = Fake(np.ones((10, 30, 30), np.uint8), ("background", "gland"), ("CT", "T1"))
-    segment_volume(cast(Backend, backend), scan(0, 3e-3), SegmentationOptions(search="full"), batch_size=4)
+    segment_volume(backend, scan(0, 3e-3), SegmentationOptions(search="full"), batch_size=4)
     for window in backend.windows:
         np.testing.assert_array_equal(window, [HU, (0, 1000)])
 

@@ -14,16 +14,7 @@ from typing import Any
 import onnxruntime
 
 from parotid_seg.errors import ModelError, ParotidSegError, first_line
-from parotid_seg.runtime.engines.base import (
-    OUTPUTS,
-    USUAL_BATCH,
-    Done,
-    ExecutionInfo,
-    Output,
-    Times,
-    check_names,
-    timed_as_a_whole,
-)
+from parotid_seg.runtime.engines.base import OUTPUTS, Backend, Done, ExecutionInfo, check_names
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.system import available_cores
@@ -33,7 +24,7 @@ PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 none of its files was replaced or removed since; images that come with onnxruntime are a usual case."""
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(Backend):
     """A model file on the CPU.
 
     Args:
@@ -45,10 +36,6 @@ class OnnxRuntimeBackend:
         ModelError: as `model_file.read_model`; if the model has other inputs, or no such output.
         ParotidSegError: if onnxruntime and onnxruntime-gpu have overwritten each other's files.
     """
-
-    batch_size = USUAL_BATCH
-    largest_batch: int | None = None
-    queue_depth = 1
 
     def __init__(self, model: Path, threads: int | None = None, output: str = OUTPUTS[0]) -> None:
         check_installation()
@@ -66,26 +53,12 @@ class OnnxRuntimeBackend:
         self.ran = ExecutionInfo(f"onnxruntime {onnxruntime.__version__}", "cpu", computed_in(self.contract.precision))
         self._session, self._output, self._model = session, output, model
 
-    def fits(self, inputs: Inputs) -> bool:
-        """True: any shape is accepted."""
-        return True
-
     def start(self, inputs: Inputs) -> Done:
         """Compute a chunk. Raises ModelError if the graph cannot be run."""
         try:
             return Done(self._session.run([self._output], dict(inputs))[0])
         except Exception as error:  # onnxruntime's exception classes derive from Exception only
             raise ModelError(f"{self.ran.backend} cannot run it ({first_line(error)})", path=self._model) from error
-
-    def specialise(self, inputs: Inputs) -> None:
-        """Nothing to do: no chunk is computed in another way than later ones."""
-
-    def timed(self, inputs: Inputs) -> tuple[Output, Times]:
-        """See `Backend.timed`; nothing is copied."""
-        return timed_as_a_whole(self, inputs)
-
-    def close(self) -> None:
-        """Nothing to do: the session holds only memory."""
 
 
 def computed_in(precision: str) -> str:

@@ -26,7 +26,6 @@ from parotid_seg.runtime.engines.onnxruntime.cpu import check_installation, make
 from parotid_seg.runtime.engines.onnxruntime.io_binding import SLOTS, BoundBackend, IoBindingSession
 from parotid_seg.runtime.engines.onnxruntime.stream import INSTALL, CudaRuntimeError, CudaStream, device_error
 from parotid_seg.runtime.engines.packing import labels_a_byte
-from parotid_seg.scan.chunks import Inputs
 
 PROVIDER = "CUDAExecutionProvider"
 HEAVY = {
@@ -57,7 +56,6 @@ class OnnxRuntimeCudaBackend(BoundBackend):
         model: the .onnx file.
         device: number of the GPU.
         output: one of `OUTPUTS`.
-        memory_mib: most memory for onnxruntime's arena; default: no limit.
         provider: more options of the CUDA provider besides `OPTIONS`, to compare them.
 
     Raises:
@@ -68,7 +66,6 @@ class OnnxRuntimeCudaBackend(BoundBackend):
         DeviceMemoryError: if the model does not fit into the GPU's memory.
     """
 
-    largest_batch: int | None = None
     queue_depth = SLOTS
 
     def __init__(
@@ -77,19 +74,17 @@ class OnnxRuntimeCudaBackend(BoundBackend):
         *,
         device: int = 0,
         output: str = OUTPUTS[0],
-        memory_mib: int | None = None,
         provider: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         check_installation()
         check_provider()
         content, self.contract = read_model(model)
         self.model_sha256 = hashlib.sha256(content).hexdigest()
-        limit = {} if memory_mib is None else {"gpu_mem_limit": str(memory_mib * 1024 * 1024)}
         with _quiet():
             self._stream = _new_stream(str(model), device)
             try:
                 place = {"device_id": str(device), "user_compute_stream": str(self._stream.handle)}
-                self._load(model, content, {**place, **OPTIONS, **provider, **limit}, output, device)
+                self._load(model, content, {**place, **OPTIONS, **provider}, output, device)
             except BaseException:
                 self._stream.close()
                 raise
@@ -133,10 +128,6 @@ class OnnxRuntimeCudaBackend(BoundBackend):
     @batch_size.setter
     def batch_size(self, samples: int) -> None:
         self._bound.samples = samples
-
-    def fits(self, inputs: Inputs) -> bool:
-        """True: any shape is accepted."""
-        return True
 
     def close(self) -> None:
         """Free the GPU's memory."""

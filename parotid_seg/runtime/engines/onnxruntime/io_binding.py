@@ -18,7 +18,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from parotid_seg.errors import DeviceMemoryError, ModelError, ParotidSegError, first_line
-from parotid_seg.runtime.engines.base import INPUTS, Output, PendingChunk, Times
+from parotid_seg.runtime.engines.base import INPUTS, Backend, Output, PendingChunk, Times
 from parotid_seg.runtime.engines.onnxruntime.stream import Bytes, Stream, device_error
 from parotid_seg.runtime.engines.packing import PACKED, unpacked
 from parotid_seg.runtime.engines.padding import Size, padded_shapes, write_padded
@@ -83,7 +83,6 @@ class IoBindingSession:
         index: number of the device.
         graphs: whether to capture a CUDA graph at the second chunk in the same buffers and replay it from then on (for
             a shape that occurs once it is not worthwhile); the session must be created for it.
-        keep: number of shapes whose buffers are kept, the latest used.
         labels_a_byte: how many labels a byte holds if the output is packed, see `packing`.
 
     Attributes:
@@ -100,11 +99,10 @@ class IoBindingSession:
         index: int = 0,
         *,
         graphs: bool = False,
-        keep: int = KEPT_SHAPES,
         labels_a_byte: int = 1,
     ) -> None:
         self.session, self.device, self.index, self.graphs = session, device, index, graphs
-        self._stream, self._keep = stream, keep
+        self._stream = stream
         self.samples = 1
         self._output = next(entry for entry in session.get_outputs() if entry.name == output)
         self._labels_a_byte = labels_a_byte if PACKED in self._output.shape else 1
@@ -179,7 +177,7 @@ class IoBindingSession:
         shapes, size = padded_shapes(inputs, self.samples)
         key = tuple(shapes[name] for name in INPUTS)
         slots = self._slots.pop(key, [])
-        while len(self._slots) >= self._keep:
+        while len(self._slots) >= KEPT_SHAPES:
             self._give_up_oldest()
         self._slots[key] = slots
         reuse = slots and (len(slots) == SLOTS or slots[0].chunk is None)
@@ -251,7 +249,7 @@ class IoBindingSession:
                 self._stream.free(each)
 
 
-class BoundBackend:
+class BoundBackend(Backend):
     """A model on a GPU whose chunks an `IoBindingSession` computes; the part that is the same for all providers."""
 
     _bound: IoBindingSession
@@ -269,9 +267,6 @@ class BoundBackend:
             DeviceError: if the GPU fails.
         """
         return self._bound.start(inputs)
-
-    def specialise(self, inputs: Inputs) -> None:
-        """Nothing to do: neither provider has a way to wait for the kernels of a shape."""
 
     def timed(self, inputs: Inputs) -> tuple[Output, Times]:
         """See `Backend.timed`; each step waits for the GPU, so its time can be measured by the clock."""

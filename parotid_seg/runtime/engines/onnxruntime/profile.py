@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,10 +29,14 @@ Arrays = Mapping[str, NDArray[Any]]
 Shape = tuple[int, ...]
 Provider = str | tuple[str, dict[str, Any]]
 TYPES = {
-    "float": "fp32", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64", "int8": "int8",
-    "uint8": "int8", "unknown": "unknown",
+    "float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64", "int8": "int8", "uint8": "int8",
 }  # fmt: skip
-"""The project's names of types, by their names in ONNX, onnxruntime and TensorRT."""
+"""The project's names of types, by their names in ONNX and onnxruntime."""
+TYPE_WORDS = {
+    **{"bf16": "bf16", "bfloat16": "bf16", "f16": "fp16", "fp16": "fp16", "float16": "fp16", "half": "fp16"},
+    **{"u8": "int8", "i8": "int8", "int8": "int8", "f32": "fp32", "fp32": "fp32", "float": "fp32"},
+}
+"""The project's names of types, by words in texts of OpenVINO and TensorRT; of words at one place the first."""
 VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape"}
 """Operators that reinterpret data without moving it."""
 WARM = 2
@@ -82,11 +87,6 @@ class Count:
     boundary_bytes: int
     unfused_bytes: int
 
-    @property
-    def least_bytes(self) -> int:
-        """Bytes that must be moved even if all intermediate data stays in caches."""
-        return self.weight_bytes + self.boundary_bytes
-
 
 @dataclass(frozen=True)
 class NodeTime:
@@ -114,6 +114,15 @@ class Timing:
 
     nodes: tuple[NodeTime, ...]
     wall_seconds: float
+
+
+def type_in(text: str) -> str:
+    """The type named by OpenVINO ("brgemm_avx512_f32") or TensorRT ("HALF", "Row major linear FP16 format").
+
+    It is "unknown" if the text has none of `TYPE_WORDS`.
+    """
+    match = re.search("|".join(TYPE_WORDS), text.lower())
+    return TYPE_WORDS[match[0]] if match else "unknown"
 
 
 def count_nodes(content: bytes, inputs: Arrays, *, optimised: bool) -> list[Node]:

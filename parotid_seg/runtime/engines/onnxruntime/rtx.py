@@ -24,7 +24,7 @@ from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, ExecutionInfo
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import check_installation, session_options
 from parotid_seg.runtime.engines.onnxruntime.io_binding import BoundBackend, IoBindingSession
-from parotid_seg.runtime.engines.onnxruntime.stream import OrtCopies
+from parotid_seg.runtime.engines.onnxruntime.stream import Stream
 from parotid_seg.runtime.engines.registry import Request
 from parotid_seg.scan.chunks import Inputs
 
@@ -57,9 +57,7 @@ class OnnxRuntimeRtxBackend(BoundBackend):
             cannot build an engine of all its nodes.
     """
 
-    batch_size = USUAL_BATCH
     largest_batch: int | None = SIZES["batch"][2] - 1
-    queue_depth = 1
 
     def __init__(self, model: Path, *, device: int = 0, output: str = OUTPUTS[0]) -> None:
         check_installation()
@@ -82,7 +80,7 @@ class OnnxRuntimeRtxBackend(BoundBackend):
         self.model_sha256 = hashlib.sha256(content).hexdigest()
         name = f"onnxruntime {onnxruntime.__version__} with TensorRT-RTX's plug-in {version(PACKAGE)}"
         self.ran = ExecutionInfo(name, f"cuda:{device}", self.contract.precision)
-        self._bound = IoBindingSession(session, output, OrtCopies(), "cuda", device)
+        self._bound = IoBindingSession(session, output, Stream(), "cuda", device)
 
     def fits(self, inputs: Inputs) -> bool:
         """Whether all sizes are within `SIZES`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -44,86 +44,50 @@ FAILURE = re.compile(r"(CUDA|CUBLAS|CUDNN\w*|CUFFT|CURAND) (?:failure \d+: |erro
 cuda_call.cc and cudnn_fe_call.cc) and "CUDA error cudaErrorLaunchFailure:unspecified launch failure"."""
 
 
-class Stream(Protocol):
+class Stream:
     """Work of a device in order: copies here, and what onnxruntime computes.
+
+    This one copies by onnxruntime, on any device; each call waits for the end of its work.
 
     Attributes:
         asynchronous: whether copies and computing only begin when they are submitted, and `wait` waits for their end.
     """
 
-    asynchronous: bool
-
-    def buffer(self, size: int) -> Bytes:
-        """Host memory of so many bytes; copies from and to other memory would wait."""
-        ...
-
-    def free(self, buffer: Bytes) -> None:
-        """Free host memory of `buffer`."""
-        ...
-
-    def upload(self, buffer: Bytes, memory: onnxruntime.OrtValue) -> None:
-        """Copy to the device's memory. The buffer must stay unchanged until an event says so."""
-        ...
-
-    def download(self, memory: onnxruntime.OrtValue, buffer: Bytes) -> None:
-        """Copy from the device's memory."""
-        ...
-
-    def event(self) -> Any:
-        """A mark that can be recorded and waited for."""
-        ...
-
-    def record(self, event: Any) -> None:
-        """Mark the end of all work so far."""
-        ...
-
-    def wait(self, event: Any) -> None:
-        """Wait until the device has reached a mark."""
-        ...
-
-    def close(self) -> None:
-        """Free what is left; nothing must be running."""
-        ...
-
-
-class OrtCopies:
-    """Copies by onnxruntime, on any device; each call waits for the end of its work."""
-
     asynchronous = False
 
     def buffer(self, size: int) -> Bytes:
-        """See `Stream`."""
+        """Host memory of so many bytes; copies from and to other memory would wait."""
         return np.empty(size, np.uint8)
 
     def free(self, buffer: Bytes) -> None:
-        """See `Stream`."""
+        """Free host memory of `buffer`."""
 
     def upload(self, buffer: Bytes, memory: onnxruntime.OrtValue) -> None:
-        """See `Stream`."""
+        """Copy to the device's memory. The buffer must stay unchanged until an event says so."""
         memory.update_inplace(buffer)
 
     def download(self, memory: onnxruntime.OrtValue, buffer: Bytes) -> None:
-        """See `Stream`."""
+        """Copy from the device's memory."""
         np.copyto(buffer, memory.numpy())
 
-    def event(self) -> None:
-        """See `Stream`."""
+    def event(self) -> Any:
+        """A mark that can be recorded and waited for."""
 
-    def record(self, event: None) -> None:
-        """See `Stream`."""
+    def record(self, event: Any) -> None:
+        """Mark the end of all work so far."""
 
-    def wait(self, event: None) -> None:
-        """See `Stream`."""
+    def wait(self, event: Any) -> None:
+        """Wait until the device has reached a mark."""
 
     def close(self) -> None:
-        """See `Stream`."""
+        """Free what is left; nothing must be running."""
 
 
 class CudaRuntimeError(Exception):
     """A call of CUDA's runtime library failed, with the text that onnxruntime would give it."""
 
 
-class CudaStream:
+class CudaStream(Stream):
     """A stream on a GPU.
 
     Args:

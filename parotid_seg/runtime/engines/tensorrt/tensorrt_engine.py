@@ -42,7 +42,7 @@ def candidates(request: Request) -> list[Candidate]:
     return [Candidate(name, sidecar.library, sidecar.precision, request.model, make)]
 
 
-class TensorRtBackend:
+class TensorRtBackend(Backend):
     """An engine file on a GPU. PyCUDA ties its contexts to a thread, so create, use and close it in the same one.
 
     Args:
@@ -75,7 +75,7 @@ class TensorRtBackend:
             raise ModelError(f"cannot be used here: {'; '.join(reasons)}", path=engine)
         self.contract, self.model_sha256 = sidecar.contract, sidecar.engine_sha256
         self.batch_size = sidecar.batch.opt
-        self.largest_batch: int | None = sidecar.batch.max
+        self.largest_batch = sidecar.batch.max
         self.ran = ExecutionInfo(f"{described.title} {trt.__version__}", f"cuda:{device} {gpu.name}", sidecar.precision)
         self._path, self._sidecar, self._cuda = engine, sidecar, cuda
         self._engine: LoadedEngine | None = None

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from parotid_seg.contract import Contract
 from parotid_seg.dicom.read.series import Series
@@ -34,9 +33,10 @@ from parotid_seg.runtime.pipeline.protocol.messages import (
     OutputFailure,
     PutOff,
     WorkerConfig,
+    entry_of,
     failed,
 )
-from parotid_seg.runtime.pipeline.sources import facts_of, place_of, series_of
+from parotid_seg.runtime.pipeline.sources import place_of
 from parotid_seg.scan.chunks import MOST_SLICES, CroppedScan, sample_step
 
 LONGEST_TEXT = 4000
@@ -46,12 +46,15 @@ MOST_QUESTIONS = 1000
 tissue."""
 LONGEST_SIDE = 16384
 """Most voxels along a row or a column of the part of a scan within the model's grid."""
+MATRICES = ("rows", "columns", "rows_back", "columns_back")
+"""The matrices of a scan, in the order in which they are sent."""
 
 _Text = Annotated[bytes, msgspec.Meta(max_length=4 * LONGEST_TEXT)]
 """UTF-8 in which surrogates (bytes of file names that are not UTF-8) are encoded like other characters."""
 _Path = Annotated[bytes, msgspec.Meta(max_length=16384)]
 """A path in the file system's encoding."""
 _Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
+_Sha256OrNone = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z", max_length=64)]
 _Name = Annotated[str, msgspec.Meta(max_length=1000)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 _Size = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
@@ -70,7 +73,7 @@ class _Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Covered(_Answer, tag="covered", frozen=True, forbid_unknown_fields=True):
-    """A `CroppedScan` to be labelled; the arrays of `_arrays_of` follow."""
+    """A `CroppedScan` to be labelled; voxels, windows and `MATRICES` follow."""
 
     shape: tuple[_Size, _Size, _Size, _Size]
     distance_mm: _Distance
@@ -104,7 +107,7 @@ class _Done(_Answer, tag="done", frozen=True, forbid_unknown_fields=True):
     decoders: Annotated[tuple[_Name, ...], msgspec.Meta(max_length=64)]
     shape: tuple[_Size, _Size, _Size]
     spacing_mm: tuple[_Distance, _Distance, _Distance]
-    dose_sha256: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$", max_length=64)]
+    dose_sha256: _Sha256OrNone
     mean_gy: dict[_Name, _Gray]
     expected_dsc: dict[_Name, _Share]
     floor_dsc: dict[_Name, _Share]
@@ -117,7 +120,7 @@ class _Skipped(_Answer, tag="skipped", frozen=True, forbid_unknown_fields=True):
 class _Failed(_Answer, tag="failed", frozen=True, forbid_unknown_fields=True):
     """The case failed."""
 
-    key: str
+    key: _Sha256OrNone
     reason: _Text
     path: _Path
 
@@ -165,7 +168,8 @@ def send_answer(
         shape = channels, depth, height, width
         first = answer.rows.start, answer.columns.start
         head = _Covered(case, shape, answer.distance_mm, *first, answer.samples, answer.grow, answer.known)
-        write_frame(stream, _ENCODER.encode(head), _arrays_of(answer))
+        matrices = (answer.in_plane[name] for name in MATRICES)
+        write_frame(stream, _ENCODER.encode(head), [answer.voxels, answer.windows, *matrices])
         return
     write_frame(stream, _ENCODER.encode(_head_of(answer, case, work, job)))
 
@@ -188,7 +192,7 @@ def next_answer(stream: IO[bytes], asked: Asked) -> CroppedScan | CaseResult | P
         return _read_covered(stream, array_bytes, answer, asked)
     read_arrays(stream, array_bytes, [])
     if isinstance(answer, _Done):
-        return CaseResult("done", _entry_of(answer, asked))
+        return CaseResult("done", _checked_entry(answer, asked))
     if isinstance(answer, _Skipped):
         known = asked.job.known
         if known is None or known.status != "done" or asked.work.options.overwrite:
@@ -201,8 +205,6 @@ def next_answer(stream: IO[bytes], asked: Asked) -> CroppedScan | CaseResult | P
     path = Path(os.fsdecode(answer.path))
     if not _is_named(path, asked.work, asked.job):
         raise ProtocolError("found the path of a file that is not the case's")
-    if answer.key and not (len(answer.key) == 64 and set(answer.key) <= set("0123456789abcdef")):
-        raise ProtocolError("found a key that is not a SHA-256")
     return CaseResult("failed", failed(asked.job.case, _text(answer.reason), answer.key, path=path))
 
 
@@ -239,7 +241,7 @@ def _head_of(answer: CaseResult | PutOff | OutputFailure, case: bytes, work: Wor
     )
 
 
-def _entry_of(done: _Done, question: Asked) -> Entry:
+def _checked_entry(done: _Done, question: Asked) -> Entry:
     work, case = question.work, question.job.case
     names, structures = work.options.outputs.names(case.name), work.options.rois.written(work.contract.labels)
     if len(done.files) != len(names):
@@ -249,11 +251,8 @@ def _entry_of(done: _Done, question: Asked) -> Entry:
         raise ProtocolError("found other structures than the model's")
     if bool(done.dose_sha256) != bool(case.dose) or not set(done.mean_gy) <= set(structures if case.dose else ()):
         raise ProtocolError("found a dose of another case or structure")
-    return Entry(
-        case=case.name,
-        source=str(place_of(case.scan[0])),
-        key=done.key,
-        status="done",
+    return replace(
+        entry_of(case, done.key, "done"),
         mask=names[0],
         mask_sha256=done.files[0],
         further=dict(zip(names[1:], done.files[1:], strict=True)),
@@ -263,8 +262,6 @@ def _entry_of(done: _Done, question: Asked) -> Entry:
         seconds={"read": done.read, "segment": done.segment, "write": done.write},
         settings=work.settings,
         decoders=done.decoders,
-        series=series_of(case.scan[0]),
-        facts=facts_of(case.scan[0]),
         shape=done.shape,
         spacing_mm=done.spacing_mm,
         dose=str(case.dose or ""),
@@ -296,27 +293,21 @@ def _read_covered(stream: IO[bytes], array_bytes: int, covered: _Covered, questi
     voxels, windows, *matrices = read_arrays(stream, array_bytes, types)
     if not (np.isfinite(windows).all() and all(np.isfinite(matrix).all() for matrix in matrices)):
         raise ProtocolError("found a window or a matrix that is not finite")
-    rows, columns, rows_back, columns_back = matrices
     return CroppedScan(
         voxels,
         windows,
         covered.distance_mm,
         slice(covered.first_row, covered.first_row + height),
         slice(covered.first_column, covered.first_column + width),
-        {"rows": rows, "columns": columns, "rows_back": rows_back, "columns_back": columns_back},
+        dict(zip(MATRICES, matrices, strict=True)),
         samples=covered.samples,
         grow=covered.grow,
         known=covered.known,
     )
 
 
-def _arrays_of(covered: CroppedScan) -> list[NDArray[Any]]:
-    """The arrays in the order and with the types of `_types_of`."""
-    matrices = (covered.in_plane[name] for name in ("rows", "columns", "rows_back", "columns_back"))
-    return [covered.voxels, covered.windows, *matrices]
-
-
 def _types_of(shape: tuple[int, int, int, int], contract: Contract) -> list[tuple[type, tuple[int, ...]]]:
+    """Types and shapes of voxels, windows and `MATRICES`."""
     channels, _, height, width = shape
     size = contract.grid.size
     matrices = ((size, height), (size, width), (height, size), (width, size))

@@ -95,9 +95,5 @@ def _bytes_of(array: NDArray[Any]) -> memoryview:
 
 
 def _fill(stream: Any, buffer: memoryview) -> None:
-    filled = 0
-    while filled < len(buffer):
-        count = stream.readinto(buffer[filled:])
-        if not count:
-            raise EOFError
-        filled += count
+    if stream.readinto(buffer) < len(buffer):  # a buffered stream returns fewer bytes only at its end
+        raise EOFError

@@ -8,7 +8,7 @@ ends with `CaseResult`, `PutOff` or `OutputFailure`.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from parotid_seg.contract import Contract
@@ -90,6 +90,12 @@ class OutputFailure:
     message: str
 
 
+def entry_of(case: Case, key: str, status: str) -> Entry:
+    """What the entry of a case says of its scan; key and status as in `Entry`."""
+    source = case.scan[0]
+    return Entry(case.name, str(place_of(source)), key, status, series=series_of(source), facts=facts_of(source))
+
+
 def failed(case: Case, reason: str, key: str = "", *, path: Path | str | None = None) -> Entry:
     """The entry of a failed case.
 
@@ -99,15 +105,4 @@ def failed(case: Case, reason: str, key: str = "", *, path: Path | str | None = 
         key: see `Entry`.
         path: the file or folder that caused the failure; None for the scan's place.
     """
-    source = case.scan[0]
-    place = place_of(source)
-    return Entry(
-        case.name,
-        str(place),
-        key,
-        "failed",
-        reason=reason,
-        path=str(path or place),
-        series=series_of(source),
-        facts=facts_of(source),
-    )
+    return replace(entry_of(case, key, "failed"), reason=reason, path=str(path or place_of(case.scan[0])))

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from parotid_seg.runtime.engines.onnxruntime.stream import Bytes, OrtCopies
+from parotid_seg.runtime.engines.onnxruntime.stream import Bytes, Stream
 
 
-class HostStream(OrtCopies):
+class HostStream(Stream):
     """Knows which buffers it has given out, counts waits, and can fail."""
 
     def __init__(self) -> None:

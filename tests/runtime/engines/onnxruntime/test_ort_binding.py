@@ -11,6 +11,7 @@ import pytest
 from parotid_seg.errors import DeviceError, DeviceMemoryError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import labels_of
+from parotid_seg.runtime.engines.onnxruntime import io_binding
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.onnxruntime.io_binding import WITHOUT_GRAPH, IoBindingSession
 from parotid_seg.runtime.engines.onnxruntime.stream import CudaRuntimeError
@@ -137,10 +138,11 @@ def test_without_graphs_none_is_asked_for(session: onnxruntime.InferenceSession,
 
 
 def test_only_the_latest_shapes_are_kept_and_their_graphs_released(
-    session: onnxruntime.InferenceSession, scan: list[Inputs]
+    session: onnxruntime.InferenceSession, scan: list[Inputs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(io_binding, "KEPT_SHAPES", 2)
     watched = Watched(session)
-    bound = IoBindingSession(watched, "labels", HostStream(), "cpu", graphs=True, keep=2)
+    bound = IoBindingSession(watched, "labels", HostStream(), "cpu", graphs=True)
     sizes = [
         {**scan[0], "neighbours": scan[0]["neighbours"][:n], "slices_back": scan[0]["slices_back"][:, :n]}
         for n in (1, 2, 3)

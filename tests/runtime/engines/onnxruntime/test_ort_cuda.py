@@ -100,7 +100,7 @@ def test_a_model_that_allows_no_graph_is_loaded_without_and_others_are_not(monke
     monkeypatch.setattr(ort_cuda, "_new_stream", lambda *_: Mock(handle=1))
     monkeypatch.setattr(ort_cuda, "_session", session("This session cannot use the graph capture feature as ..."))
     with pytest.raises(ModelError):
-        OnnxRuntimeCudaBackend(DEFAULT_MODEL, device=3, memory_mib=2)
+        OnnxRuntimeCudaBackend(DEFAULT_MODEL, device=3, provider={"gpu_mem_limit": "2097152"})
     assert [provider.get("enable_cuda_graph") for provider in asked] == ["1", None]
     assert {(p["device_id"], p["use_tf32"], p["gpu_mem_limit"]) for p in asked} == {("3", "0", "2097152")}
     asked.clear()

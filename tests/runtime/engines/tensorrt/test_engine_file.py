@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from parotid_seg.contract import Contract, Grid
-from parotid_seg.errors import InputError, ModelError
+from parotid_seg.errors import ModelError
 from parotid_seg.runtime.engines.engine_file import (
     BatchProfile,
     EngineOptions,
@@ -299,12 +299,6 @@ def test_the_gpu_is_asked_of_the_driver(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
     assert find_gpu() is None
-
-
-@pytest.mark.parametrize("workspace", [0, -5])
-def test_options_check_themselves(workspace: int) -> None:
-    with pytest.raises(InputError, match="--workspace-mib: found"):
-        EngineOptions(workspace_mib=workspace)
 
 
 def test_reading_sidecars_loads_neither_torch_nor_onnx_nor_tensorrt() -> None:

@@ -337,6 +337,6 @@ def test_files_of_others_stay(
     assert run(model, tmp_path / "ct", out, "rtstruct").statuses == {"ct": "done"}
     before = theirs.read_bytes()
     (reason,) = run(model, tmp_path / "ct", out, "rtstruct", append=theirs).errors
-    assert "it is one of the files that are read" in reason
+    assert f"ct.rtstruct.dcm would replace {theirs}, which is read" in reason
     assert "unexpected" not in reason
     assert theirs.read_bytes() == before
