@@ -82,7 +82,7 @@ def compare_with(
     conditions = changes(earlier.record.conditions, conditions_now)
     labels_differ = any(each.name == LABELS for each in conditions)
     signs: dict[str, Signs] = {}
-    changed, notes = [], _drift_before(earlier.record)
+    changed, notes = [], _drift_before(earlier)
     for name, (old, new) in both.items():
         equal = old.voxels_sha256 == new.voxels_sha256
         if equal and not labels_differ:
@@ -110,9 +110,9 @@ def compare_with(
     )
 
 
-def _drift_before(earlier: CommissionRecord) -> list[str]:
+def _drift_before(earlier: Earlier) -> list[str]:
     """A remark if the earlier masks had themselves changed: equal masks then do not mean those of the beginning."""
-    drift = earlier.drift
+    drift = earlier.record.drift
     if not drift or not drift.changed:
         return []
     return [

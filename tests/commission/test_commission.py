@@ -319,7 +319,7 @@ def test_the_page_claims_no_more_than_so_few_patients_show(tmp_path: Path, patie
     assert "No structure has an expected DSC: the model is not calibrated" in page
     titles = {**FIGURES, **OTHER_FIGURES}
     undosed = {name for name in titles if not name.endswith("_gy")}
-    means = read_commission(tmp_path / "out")[0].evaluation.means
+    means = read_commission(tmp_path / "out").record.evaluation.means
     assert undosed == {name.split(" ")[-1] for name in means}, "every figure of evaluate"
     assert all(f"<tr><td>{titles[name][0]}</td>" in page for name in undosed)
 
