@@ -288,7 +288,7 @@ def test_a_mask_whose_journal_line_was_lost_is_redone(command: Run, scans: Path,
     (out / "journal.jsonl").unlink()
     done = command("infer", scans, "--out", out, *HERE)
     assert done.returncode == 0, done.stderr
-    assert "1 done, 0 done before" in done.stdout
+    assert "1 done (1 of them again), 0 done before" in done.stdout
     np.testing.assert_array_equal(nibabel.load(out / "good.nii.gz").dataobj, before)
 
 
