@@ -19,7 +19,9 @@ LONGEST_SIDE = 32767
 """Most voxels along an axis in NIfTI-1."""
 ALLOCATED = (8, 16, 32)
 HU = ("", "HU", "US", "HU_MOD")
-"""Rescale types of CT images in Hounsfield units; US is unspecified. Others are maps, such as electron density."""
+"""Rescale types of CT images in Hounsfield units; US is unspecified (DICOM PS3.3, C.11.1.1.2)."""
+MAPS = ("OD", "MGML", "Z_EFF", "ED", "EDW", "PCT")
+"""The standard's other rescale types: maps made of CT, such as of electron density."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,11 @@ def scaling_of(place: Place, modality: str) -> tuple[float, float]:
     holder = place("PixelValueTransformationSequence")
     slope, intercept = number_of(holder, "RescaleSlope"), number_of(holder, "RescaleIntercept")
     if modality == "CT":
-        if text_of(holder, "RescaleType").upper() not in HU:
+        rescale_type = text_of(holder, "RescaleType").upper()
+        if rescale_type in MAPS:
             raise NotAnImage("not in Hounsfield units (RescaleType)")
+        if rescale_type not in HU:
+            raise Unusable("a RescaleType that DICOM does not define, expected HU")
         if slope is None or intercept is None:
             raise Unusable("no RescaleSlope and RescaleIntercept, which make Hounsfield units of a CT's stored values")
     if slope == 0:

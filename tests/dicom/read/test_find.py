@@ -238,6 +238,7 @@ def turned(dataset: Dataset) -> None:
         (lambda dataset: delattr(dataset, "RescaleSlope"), "no RescaleSlope and RescaleIntercept"),
         (lambda dataset: setattr(dataset, "RescaleSlope", 0), "RescaleSlope is 0"),
         (lambda dataset: setattr(dataset, "RescaleType", "Z_EFF"), "not in Hounsfield units (RescaleType)"),
+        (lambda dataset: setattr(dataset, "RescaleType", "HOUNSFIELD"), "a RescaleType that DICOM does not define"),
         (lambda dataset: setattr(dataset, "BitsStored", 17), "found 16 bits a pixel, 17 of them stored"),
         (lambda dataset: setattr(dataset, "PixelSpacing", [0, 1]), "no usable PixelSpacing, expected positive numbers"),
         (lambda dataset: setattr(dataset, "ImageOrientationPatient", [1, 0, 0, 1, 0, 0]), "two unit vectors"),

@@ -112,3 +112,13 @@ def test_series_that_are_no_scans_are_left_out_but_not_refused(
     (left_out,) = all_in(tmp_path).left_out
     assert said in left_out.reason
     assert not left_out.refused
+
+
+def test_a_rescale_type_that_dicom_does_not_define_is_refused(tmp_path: Path) -> None:
+    def change(_: int, dataset: Dataset) -> None:
+        dataset.RescaleType = "HOUNSFIELD"
+
+    write_series(tmp_path / "ct", ct_voxels(SHAPE), change=change)
+    (left_out,) = all_in(tmp_path).left_out
+    assert left_out.refused
+    assert "a RescaleType that DICOM does not define, expected HU" in left_out.reason
