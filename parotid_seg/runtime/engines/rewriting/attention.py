@@ -60,7 +60,7 @@ def _attention(graph: Graph, softmax: NodeProto) -> _Attention | None:
     takers = graph.takers(softmax.output[0])
     if product is None or len(takers) != 1 or takers[0].op_type != "MatMul":
         return None
-    bias = graph.constant(nodes[2 if masked else 1].input[1])
+    position_bias = next(graph.constant(node.input[1]) for node in nodes if node.op_type == "Add")
     mixing = takers[0]
     join = [mixing]
     for operator in ("Transpose", "Reshape"):
@@ -83,14 +83,23 @@ def _attention(graph: Graph, softmax: NodeProto) -> _Attention | None:
     linear = [node for node in nodes if node.op_type == "Add"][-3:]
     products = [node for node in nodes if node.op_type == "MatMul"][-3:]
     scale = next(node for node in nodes if node.op_type == "Mul")
-    factors = [node.input[1] for node in (*products, *linear, scale, join[-1])]
-    arrays = [array for array in map(graph.constant, factors) if array is not None]
+    stored = [node.input[1] for node in (*products, *linear, scale, join[-1])]
+    arrays = [array for array in map(graph.constant, stored) if array is not None]
     taken = tokens.pop()
-    if tokens or taken is None or bias is None or len(arrays) != len(factors):
+    if tokens or taken is None or position_bias is None or len(arrays) != len(stored):
         return None
-    name = softmax.name.rpartition("/")[0]
-    scaled, shape = float(arrays[6]), arrays[7]
-    return _Attention(name, nodes, taken, join[-1].output[0], arrays[:3], arrays[3:6], bias, scaled, shape)
+    weights, biases, (factor, shape) = arrays[:3], arrays[3:6], arrays[6:]
+    return _Attention(
+        name=softmax.name.rpartition("/")[0],
+        nodes=nodes,
+        tokens=taken,
+        mixed=join[-1].output[0],
+        weights=weights,
+        biases=biases,
+        position_bias=position_bias,
+        scale=float(factor),
+        shape=shape,
+    )
 
 
 def fuse_attention(graph: Graph, softmax: NodeProto) -> None:
