@@ -162,6 +162,11 @@ class FeatureRange:
     def __str__(self) -> str:
         return f"{self.name.replace('_', ' ')}, expected {self.low:.3g} to {self.high:.3g}"
 
+    @property
+    def in_short(self) -> str:
+        """Name and limits."""
+        return f"{self.name.replace('_', ' ')} {self.low:.3g} to {self.high:.3g}"
+
 
 @dataclass(frozen=True)
 class OperatingRange:

@@ -10,6 +10,9 @@ import typer
 
 from parotid_seg.commands.shared import one_line_errors
 
+LONGEST_LABEL = 40
+"""Values are aligned behind labels of up to so many characters; paths of scans may be longer."""
+
 
 def inspect(
     file: Annotated[
@@ -37,5 +40,6 @@ def inspect(
             contract = contract_of(file)
             typer.echo(json.dumps(facts if contract is None else {**facts, "contract": contract}, indent=1))
             return
+        width = max(len(label) for label in facts if len(label) <= LONGEST_LABEL) + 1
         for label, value in facts.items():
-            typer.echo(visible(f"{label + ':':<24} {value}"))
+            typer.echo(visible(f"{label + ':':<{width}} {value}"))

@@ -25,11 +25,12 @@ from parotid_seg.runtime.pipeline.preflight import SEGMENTED, decision_on
 from parotid_seg.runtime.pipeline.sources import Scan, Source, place_of, read_scan
 from parotid_seg.runtime.report.flag_text import sentences
 from parotid_seg.scan.intensity import Window
+from parotid_seg.scan.labels import plain_name
 from parotid_seg.scan.nifti import describe
 from parotid_seg.scan.other_formats import is_readable, unread
 from parotid_seg.scan.search import Skipped, search
 from parotid_seg.scan.volume import LPS_TO_RAS, axis_codes
-from parotid_seg.wording import by_axes
+from parotid_seg.wording import by_axes, counted
 
 Facts = dict[str, str]
 KNOWN = (
@@ -100,7 +101,11 @@ def _contract_for(model: Path | None) -> tuple[str, Contract]:
 def _describe_folder(path: Path, model: Path | None) -> Facts:
     title, contract = _contract_for(model)
     count = len(search([path]).files)
-    return {"folder": str(path), "kind": f"folder of {count} files", **_describe_found([path], title, contract)}
+    return {
+        "folder": str(path),
+        "kind": f"folder of {counted(count, 'file')}",
+        **_describe_found([path], title, contract),
+    }
 
 
 def _describe_slice(path: Path, model: Path | None) -> Facts:
@@ -249,21 +254,27 @@ def _describe_contract(contract: Contract) -> Facts:
     if not contract.calibrations:
         facts["expected DSC"] = "not calibrated"
     for each in contract.calibrations:
-        names = ", ".join(each.structures)
-        facts |= {f"expected DSC of {names}": str(each), "it changes by": each.weights, "calibrated on": each.origin}
+        facts |= {
+            f"expected DSC, {', '.join(map(plain_name, each.structures))}": f"{each}; one standard deviation of a "
+            f"feature changes it by: {each.weights}; made from {each.origin}"
+        }
     limits = contract.operating_range
     facts["operating range"] = limits.origin if limits else "not stated: no scan is flagged for being unlike others"
     for part, ranges in (("scan", limits.scan), ("each structure", limits.structures)) if limits else ():
-        facts[f"range of {part}"] = "; ".join(map(str, ranges)) or "none"
-    for name, value in contract.training.items():
-        facts[f"training: {name}"] = _in_short(value)
-    facts |= {f"verified: {name.replace('_', ' ')}": str(value) for name, value in verification.items()}
+        facts[f"range, {part}"] = "; ".join(each.in_short for each in ranges) or "none"
+    training = {**contract.training}
+    if isinstance(scans := training.get("scans"), list):
+        training["scans"] = f"hashes of {len(scans)}"
+    facts |= {f"training: {name.replace('_', ' ')}": _in_short(value) for name, value in training.items()}
+    facts |= {f"verified: {name.replace('_', ' ')}": _in_short(value) for name, value in verification.items()}
     return facts if verification else {**facts, "verified": "no: nothing shows that it is the model that was trained"}
 
 
 def _in_short(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, list):
-        return f"{len(value)} recorded"
+        return ", ".join(map(str, value)) or "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

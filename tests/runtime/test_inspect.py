@@ -12,6 +12,7 @@ from pydicom.uid import ImplicitVRLittleEndian
 from parotid_seg.errors import InputError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions
+from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.inspection import inspect
 from tests.command_line import Run
@@ -26,6 +27,22 @@ def test_a_model_tells_cost_census_and_proof() -> None:
     assert facts["computes in"] == "fp32; multiply-adds 100.0% fp32"
     assert facts["input and output"] == "2 bytes a voxel in, 1 out"
     assert float(facts["verified: lowest dsc"]) >= 0.998
+    assert facts["verified: kept in fp32"] == "none"
+    assert facts["training: scans"] == "hashes of 194"
+    assert facts["training: scans complete"] == "yes"
+
+
+def test_each_calibration_and_what_stays_in_fp32_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = load_backend(DEFAULT_MODEL, "onnxruntime")
+    (calibration,) = backend.contract.calibrations
+    halves = tuple(dataclasses.replace(calibration, structures=(name,)) for name in calibration.structures)
+    verification = {**backend.contract.verification, "kept_in_fp32": ["softmax", "LayerNorm"]}
+    backend.contract = dataclasses.replace(backend.contract, calibrations=halves, verification=verification)
+    monkeypatch.setattr("parotid_seg.runtime.inspection.load_backend", lambda *_, **__: backend)
+    facts = inspect(DEFAULT_MODEL)
+    assert facts["verified: kept in fp32"] == "softmax, LayerNorm"
+    for side in ("left", "right"):
+        assert "129 structures of 65 patients" in facts[f"expected DSC, {side} parotid"]
 
 
 @pytest.fixture
