@@ -43,6 +43,7 @@ from parotid_seg.commission.record import AgainstRecord
 from parotid_seg.export.export_options import ExportOptions
 from parotid_seg.export.verified_export import export
 from parotid_seg.files import hash_file, write_text
+from parotid_seg.metrics import dice
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.pipeline.executor import LocalExecutor
@@ -142,6 +143,7 @@ def decide(data: Path, work: Path, config: TrainConfig, initial: Path, verify: P
     return {
         **summary(against),
         "volume_ratio": {name: volume_ratio(folder, chosen.references) for name, folder in masks.items()},
+        "dsc_of_patients": {name: dsc_of_patients(folder, chosen.references) for name, folder in masks.items()},
         "validation_dsc": {
             f"epoch {each['epoch']:g}": each["validation_dsc"] for each in records if "validation_dsc" in each
         },
@@ -163,6 +165,17 @@ def volume_ratio(masks: Path, references: Path) -> float:
     paths = sorted(masks.glob("*.nii.gz"))
     made, drawn = (sum(map(volume, each)) for each in (paths, (references / path.name for path in paths)))
     return made / drawn
+
+
+def dsc_of_patients(masks: Path, references: Path) -> dict[str, float]:
+    """Mean DSC of the contoured glands of each patient with a mask."""
+    found = {}
+    for path in sorted(masks.glob("*.nii.gz")):
+        mask, reference = (np.asarray(nibabel.load(each).dataobj) for each in (path, references / path.name))
+        values = [value for value in np.unique(reference) if value]
+        dsc = np.mean([dice(mask == value, reference == value) for value in values])
+        found[path.name.removesuffix(".nii.gz")] = round(float(dsc), 4)
+    return found
 
 
 def volume(path: Path) -> float:

@@ -228,6 +228,18 @@ def test_a_script_runs(script: str, files: dict[str, Any], tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_the_dsc_of_each_patient_is_kept(tmp_path: Path) -> None:
+    import ten_patients  # it imports torch, which takes seconds
+
+    labels = np.zeros((4, 4, 4), np.uint8)
+    labels[:2], labels[2:] = 1, 2
+    half = np.where(labels == 2, labels, 0).astype(np.uint8)
+    for folder, content in (("masks", half), ("references", labels)):
+        (tmp_path / folder).mkdir()
+        nibabel.save(nibabel.Nifti1Image(content, np.eye(4)), tmp_path / folder / "p1.nii.gz")
+    assert ten_patients.dsc_of_patients(tmp_path / "masks", tmp_path / "references") == {"p1": 0.5}
+
+
 def test_contours_of_ten_patients_are_grown_by_what_the_script_says() -> None:
     import ten_patients  # it imports torch, which takes seconds
 
