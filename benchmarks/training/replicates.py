@@ -15,21 +15,18 @@ where they were cut; a result is a file in `benchmarks/results/replicates/`, and
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from cross_validation import make_fold_data
-from study import AUGMENT, BOTH, BUDGETS, ENCODER, SLICES_AN_EPOCH, Start, keep_busy, machine, test
+from study import AUGMENT, BOTH, BUDGETS, ENCODER, SLICES_AN_EPOCH, Start, machine, run_command, test
 
 RESULTS = Path(__file__).parents[1] / "results" / "replicates"
 PRETRAININGS = 5
@@ -228,23 +225,5 @@ def fine_tune(run: Run, data: Path, runs: Path) -> None:
     write(run.name, {**asdict(run), "patients": patients, **budget, **found, **machine()})
 
 
-def main() -> None:
-    """Train and test."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "data", type=Path, help="data set in nnU-Net's raw layout, with imagesTs, labelsTs and organsTr"
-    )
-    parser.add_argument("--runs", type=Path, required=True, help="folder for checkpoints and decoded scans")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, a core each")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop then; the next call goes on")
-    parser.add_argument("--only", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.only:
-        do(arguments.only, arguments.data, arguments.runs)
-        return
-    command = [sys.executable, __file__, str(arguments.data), "--runs", str(arguments.runs), "--only"]
-    keep_busy(command, partial(work, arguments.runs), arguments.runs, arguments.jobs, arguments.minutes)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(__doc__, __file__, work, do)

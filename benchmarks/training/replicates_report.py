@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from replicates import ARMS, DRAWS, LABELLED, PRETRAININGS, RATES, Run, chosen_rate, read, trials
 from study import BOTH, ENCODER
-from study_report import label_of, row, training_interval
+from study_report import DOCS, label_of, put_between, row, training_interval
 
 Arm = tuple[str, tuple[str, ...]]
 Scores = NDArray[np.float64]
@@ -31,7 +31,6 @@ CLAIMS: tuple[tuple[str, Arm, Arm], ...] = (
     ),
 )
 BOOTSTRAPS = 10_000
-DOCS = Path(__file__).parents[2] / "docs"
 MARKS = "<!-- table: made by benchmarks/training/replicates_report.py -->", "<!-- end of table -->"
 
 
@@ -67,7 +66,7 @@ def difference(better: Arm, worse: Arm) -> str:
     first, second = tested(better), tested(worse)
     shared = sorted(first.keys() & second.keys())
     if not shared:
-        return row(["not run", ""])[2:-2]
+        return "not run | "
     points = 100 * np.stack([first[number] - second[number] for number in shared])
     over_pretrainings = training_interval(list(points.mean(axis=(1, 2))), 1, "+")
     if len(shared) < 2:
@@ -129,9 +128,7 @@ def draw(picture: Path) -> None:
 
 def report(page: Path, picture: Path) -> None:
     """Put the table between the page's marks, and draw the picture."""
-    before, _, rest = page.read_text().partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    page.write_text(f"{before}{MARKS[0]}\n\n{table()}\n{MARKS[1]}{after}")
+    put_between(MARKS, table(), page)
     draw(picture)
 
 

@@ -317,9 +317,18 @@ def keep_busy(command: Sequence[str], work: Callable[[], Iterator[str]], runs: P
             return
 
 
-def main() -> None:
-    """Train and test."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run_command(
+    description: str | None, script: str, work: Callable[[Path], Iterator[str]], do: Callable[[str, Path, Path], None]
+) -> None:
+    """The command line of a study.
+
+    Args:
+        description: for --help.
+        script: its file, which is called again for each item.
+        work: names of what is to be done, most wanted first, from the folder of the runs.
+        do: one item: its name, the data set and the folder of the runs.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "data", type=Path, help="data set in nnU-Net's raw layout, with imagesTs, labelsTs and organsTr"
     )
@@ -331,9 +340,9 @@ def main() -> None:
     if arguments.only:
         do(arguments.only, arguments.data, arguments.runs)
         return
-    command = [sys.executable, __file__, str(arguments.data), "--runs", str(arguments.runs), "--only"]
+    command = [sys.executable, script, str(arguments.data), "--runs", str(arguments.runs), "--only"]
     keep_busy(command, partial(work, arguments.runs), arguments.runs, arguments.jobs, arguments.minutes)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(__doc__, __file__, work, do)

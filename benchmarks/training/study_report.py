@@ -238,11 +238,16 @@ def draw(picture: Path) -> None:
     figure.savefig(picture, dpi=100)
 
 
+def put_between(marks: tuple[str, str], text: str, page: Path) -> None:
+    """Replace what stands between two marks of a page."""
+    before, _, rest = page.read_text().partition(marks[0])
+    _, _, after = rest.partition(marks[1])
+    page.write_text(f"{before}{marks[0]}\n\n{text}\n{marks[1]}{after}")
+
+
 def report(page: Path, picture: Path) -> None:
     """Put the tables between the page's marks, and draw the picture."""
-    before, _, rest = page.read_text().partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    page.write_text(f"{before}{MARKS[0]}\n\n{tables()}\n{MARKS[1]}{after}")
+    put_between(MARKS, tables(), page)
     draw(picture)
 
 
