@@ -237,8 +237,8 @@ def _change(key: Key, one: _Speed, other: _Speed, best_ms: float) -> Change:
 
 
 def _read(path: Path) -> _File:
-    advice = "expected a bench.json of this version of parotid-seg; measure again"
     try:
-        return read_record(path, _File, unknown_fields=True, version=SCHEMA_VERSION, advice=advice)
+        return read_record(path, _File, unknown_fields=True, version=SCHEMA_VERSION)
     except RecordError as error:
-        raise OptionError(error.reason, path=error.path) from error
+        advice = "expected a bench.json of this version of parotid-seg; measure again"
+        raise OptionError(f"{error.reason}; {advice}", path=error.path) from error

@@ -201,6 +201,7 @@ def test_files_that_are_none(
         compare_files(old, new)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+    assert "expected a bench.json" in str(error.value) or "in common" in words
     done = command("bench", "compare", old, new)
     assert (done.returncode, done.stdout) == (2, "")  # 1 is "something is slower"
     assert done.stderr == f"parotid-seg: {error.value}\n"
