@@ -8,9 +8,10 @@ the same trained on by momentum contrast; and `organs+organs`, the same trained 
 and `scratch` are fine-tuned on each draw of patients, with the pre-training's seed; a draw is the same for all starts.
 `study.py` is the wider study, with one pre-training of each start.
 
-The learning rate of a start is the one of `RATES` with the best mean validation DSC over both draws with the first
-pre-training. The test patients are looked at once for each run of that rate. Trainings take one core each and resume
-where they were cut; a result is a file in `benchmarks/results/replicates/`, and is never made again.
+All runs have one learning rate: of `RATES` the one with which scratch has the best mean validation DSC over both draws.
+(In `study.py`, rates chosen for each start change the DSC less than another seed does.) The test patients are looked at
+once for each run. Trainings take one core each and resume where they were cut; a result is a file in
+`benchmarks/results/replicates/`, and is never made again.
 """
 
 from __future__ import annotations
@@ -94,15 +95,15 @@ def write(name: str, values: dict[str, Any]) -> None:
     write_text(json.dumps({**(read(name) or {}), **values}, indent=1) + "\n", RESULTS / f"{name}.json")
 
 
-def trials(start: str) -> list[Run]:
-    """The runs that the rate of a start is chosen by."""
-    return [Run(start, BOTH, 0, draw, rate) for rate in RATES for draw in range(DRAWS)]
+def trials() -> list[Run]:
+    """The runs that the rate is chosen by."""
+    return [Run("scratch", BOTH, 0, draw, rate) for rate in RATES for draw in range(DRAWS)]
 
 
-def chosen_rate(start: str) -> float | None:
-    """The rate of a start; None until all were tried."""
+def chosen_rate() -> float | None:
+    """The learning rate; None until all were tried."""
     validation: dict[float, list[float]] = {rate: [] for rate in RATES}
-    for run in trials(start):
+    for run in trials():
         if not (result := read(run.name)):
             return None
         validation[run.rate].append(result["validation_dsc"])
@@ -110,12 +111,11 @@ def chosen_rate(start: str) -> float | None:
 
 
 def wanted() -> Iterator[tuple[Run, bool]]:
-    """All runs in the order of their turn, and whether each is to be tested; those whose rate is open are left out."""
-    for start in dict.fromkeys(start for start, _ in ARMS):
-        yield from ((run, False) for run in trials(start))
-    for pretraining in range(PRETRAININGS):
-        for start, transfer in ARMS:
-            if rate := chosen_rate(start):
+    """All runs in the order of their turn, and whether each is to be tested."""
+    yield from ((run, False) for run in trials())
+    if rate := chosen_rate():
+        for pretraining in range(PRETRAININGS):
+            for start, transfer in ARMS:
                 yield from ((Run(start, transfer, pretraining, draw, rate), True) for draw in range(DRAWS))
 
 

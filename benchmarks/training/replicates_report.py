@@ -36,7 +36,7 @@ MARKS = "<!-- table: made by benchmarks/training/replicates_report.py -->", "<!-
 
 def tested(arm: Arm) -> dict[int, Scores]:
     """Test DSC (draws, patients) of each pre-training that was tested with all draws."""
-    rate = chosen_rate(arm[0])
+    rate = chosen_rate()
     if rate is None:
         return {}
     found: dict[int, Scores] = {}
@@ -76,21 +76,18 @@ def difference(better: Arm, worse: Arm) -> str:
 
 def table() -> str:
     """Every arm, and every claim."""
-    lines = [row(["start, parts taken from it", "core-minutes before fine-tuning", "mean test DSC", "learning rate"])]
-    lines += ["|---" * 4 + "|"]
+    lines = [row(["start, parts taken from it", "core-minutes before fine-tuning", "mean test DSC"])]
+    lines += ["|---" * 3 + "|"]
     for arm in ARMS:
         found = tested(arm)
         dsc = training_interval([float(each.mean()) for each in found.values()], 3) if found else "not run"
-        lines.append(row([label_of(*arm), minutes(arm[0]), dsc, chosen_rate(arm[0]) or "open"]))
+        lines.append(row([label_of(*arm), minutes(arm[0]), dsc]))
     lines += ["", row(["claim", "difference in points, interval over pre-trainings", "over all"]), "|---" * 3 + "|"]
     lines += [f"| {claim} | {difference(better, worse)} |" for claim, better, worse in CLAIMS]
-    lines += ["", row(["start", *(f"{rate:g}" for rate in RATES)]), "|---" * (1 + len(RATES)) + "|"]
-    for start in dict.fromkeys(start for start, _ in ARMS):
-        found_at = {run: read(run.name) for run in trials(start)}
-        means = [
-            [each["validation_dsc"] for run, each in found_at.items() if each and run.rate == rate] for rate in RATES
-        ]
-        lines.append(row([start, *(f"{np.mean(each):.3f}" if len(each) == DRAWS else "not run" for each in means)]))
+    lines += ["", row(["learning rate, scratch", *(f"{rate:g}" for rate in RATES)]), "|---" * (1 + len(RATES)) + "|"]
+    found_at = {run: read(run.name) for run in trials()}
+    means = [[each["validation_dsc"] for run, each in found_at.items() if each and run.rate == rate] for rate in RATES]
+    lines.append(row(["mean validation DSC", *(f"{np.mean(each):.3f}" if each else "not run" for each in means)]))
     return "\n".join(lines) + "\n"
 
 
