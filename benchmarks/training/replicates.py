@@ -123,10 +123,10 @@ def work(runs: Path) -> Iterator[str]:
     """Names of what is to be done, most wanted first: pre-trainings, runs, and tests ("test:" and the run's name)."""
     for run, to_test in wanted():
         result = read(run.name)
-        if result is None:
-            yield first_missing(run.start, run.pretraining, runs) or run.name
-        elif to_test and "test" not in result:
+        if to_test and result and "test" not in result and (runs / run.name / "best.pt").exists():
             yield f"test:{run.name}"
+        elif not result or (to_test and "test" not in result):  # never trained, or its weights were lost before the test
+            yield first_missing(run.start, run.pretraining, runs) or run.name
 
 
 def first_missing(start: str, pretraining: int, runs: Path) -> str | None:
