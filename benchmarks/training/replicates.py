@@ -125,7 +125,7 @@ def work(runs: Path) -> Iterator[str]:
         result = read(run.name)
         if to_test and result and "test" not in result and (runs / run.name / "best.pt").exists():
             yield f"test:{run.name}"
-        elif not result or (to_test and "test" not in result):  # never trained, or its weights were lost before the test
+        elif not result or (to_test and "test" not in result):  # not trained, or its weights were lost before the test
             yield first_missing(run.start, run.pretraining, runs) or run.name
 
 
