@@ -10,12 +10,12 @@ of DATA/imagesUn become DIR/softTr/fold-N/CASE_000L.nii.gz, as `parotid-seg trai
 No network of the ensemble has seen the held-out patients, and no soft labels are made of them. Scans with files are not
 computed again.
 
-With --unseen the soft labels of a patient are instead by the 3-D networks of the fold that holds him or her out, which
-had not seen the patient; those of imagesUn are by the networks of all folds:
+With --masks the soft labels are instead masks in a folder, 1 inside and 0 outside, by networks that had not seen the
+patients; scans without a mask get none:
 
-    python benchmarks/teacher.py DATA --runs DIR
-    python benchmarks/distil.py DATA --runs DIR --fold 0 --unseen --name softTr-unseen
-    python benchmarks/cross_validation.py DATA benchmarks/recipes/soft-unseen.toml --runs DIR --soft softTr-unseen \
+    python benchmarks/distil.py DATA --runs DIR --fold 0 --name softTr-masks \
+        --masks benchmarks/results/cross-validation/teacher/masks
+    python benchmarks/cross_validation.py DATA benchmarks/recipes/soft-masks.toml --runs DIR --soft softTr-masks \
         --folds 0
 
 The networks of the other folds were trained on the held-out patients of --fold, whose contours so have an influence on
@@ -41,7 +41,6 @@ import numpy as np
 import torch
 from cross_validation import RESULTS, environment, score, split_for
 from numpy.typing import NDArray
-from stored_scores import read_scores
 from teacher import NAME, Locator, load_averaged, mask_of, scores_of
 
 from parotid_seg.files import make_folder, write_text
@@ -49,7 +48,7 @@ from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.scan.chunks import crop_to_grid, cut
 from parotid_seg.scan.intensity import fixed_windows, in_windows
-from parotid_seg.scan.nifti import NiftiScan, read_nifti, write_mask
+from parotid_seg.scan.nifti import NiftiScan, read_mask, read_nifti, write_mask
 from parotid_seg.scan.volume import Mask
 from parotid_seg.train.checkpoint import load_checkpoint
 from parotid_seg.train.data.data_set import SOFT_FOLDER
@@ -158,22 +157,23 @@ def make_soft_labels(
     return True
 
 
-def keep_unseen_scores(teachers: Sequence[Path], scans: Mapping[str, Path], folder: Path, least: float) -> None:
-    """Write the mean of the scores that 3-D networks left of scans that they had not seen as soft labels.
+def use_masks(masks: Path, scans: Mapping[str, Path], folder: Path, labels: Sequence[str]) -> None:
+    """Write masks as soft labels.
 
     Args:
-        teachers: runs of `teacher.py`, each with its folds.
-        scans: files by case.
+        masks: their folder.
+        scans: files by case; those without a mask are left out.
         folder: for the soft labels.
-        least: mean score that becomes 0.5.
+        labels: of the masks, background first.
     """
     for name, path in scans.items():
-        files = [file for teacher in teachers for file in sorted(teacher.glob(f"fold-*/soft/{name}.npz"))]
-        if not files:
-            print(f"{name}: no network has scored it, so there are no soft labels", flush=True)
+        if not (file := masks / f"{name}.nii.gz").exists():
+            print(f"{name}: there is no mask, so there are no soft labels", flush=True)
             continue
-        scores: Scores = np.mean([read_scores(file) for file in files], axis=0, dtype=np.float32)
-        write_soft_labels(shifted(scores, least), read_nifti(path), folder, name)
+        scan = read_nifti(path)
+        mask, _ = read_mask(file, like=scan)
+        glands = np.stack([mask == value for value in range(1, len(labels))])
+        write_soft_labels(glands.astype(np.float32), scan, folder, name)
 
 
 def score_ensemble(
@@ -219,7 +219,7 @@ def main() -> None:
     parser.add_argument("--score", type=float, metavar="LEAST", help="segment and score the held-out patients instead")
     parser.add_argument("--name", help="of the folder of soft labels (default: softTr) or scores (ensemble-LEAST)")
     parser.add_argument("--least", type=float, default=0.5, help="mean score that becomes 0.5 in the soft labels")
-    parser.add_argument("--unseen", action="store_true", help="soft labels by networks that had not seen the patient")
+    parser.add_argument("--masks", type=Path, help="make soft labels of the masks in this folder")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop then; the next call goes on")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -230,11 +230,11 @@ def main() -> None:
         path.name.removesuffix("_0000.nii.gz"): path for path in sorted((data / "imagesUn").glob("*_0000.nii.gz"))
     }
     folder = runs / (arguments.name or SOFT_FOLDER) / fold
-    if arguments.unseen:
-        make_folder(folder)
-        keep_unseen_scores([runs / name for name in arguments.teachers], scans, folder, arguments.least)
-        return
     locator = Locator(load_backend(arguments.model, "onnxruntime", threads=1))
+    if arguments.masks:
+        make_folder(folder)
+        use_masks(arguments.masks, scans, folder, locator.contract.labels)
+        return
     networks: list[Compact | Teacher] = [
         Teacher(runs / name / fold / "last.pt", locator) for name in arguments.teachers
     ]

@@ -11,8 +11,8 @@ them. The scores of both glands are resampled to the scan's voxels before a voxe
 moving average of the weights at the end of the schedule, so nothing is chosen on held-out patients. Trainings resume
 where they were cut.
 
-Scores and masks lie where `cross_validation.py` puts those of a recipe named "teacher". RUNS/teacher/fold-N/soft has
-the scores of the held-out and of the unlabelled patients (`stored_scores.py`), to train other networks on.
+Scores and masks lie where `cross_validation.py` puts those of a recipe named "teacher"; `distil.py` trains other
+networks on them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ import teacher_views
 import torch
 from cross_validation import RESULTS, environment, score, split_for
 from numpy.typing import NDArray
-from stored_scores import write_scores
 from teacher_net import TeacherNet, loss_of
 from teacher_views import SPACING_MM, Region, augmented, grid_mm, region_of, scores_back, seen
 
@@ -257,37 +256,6 @@ def mask_of(scores: NDArray[np.float32], least: float = 0.5) -> Mask:
     return np.where(scores.max(axis=0) > least, 1 + scores.argmax(axis=0), 0).astype(np.uint8)
 
 
-def finish_fold(
-    net: TeacherNet, locator: Locator, data: Path, held_out: Sequence[str], folder: Path, masks: Path
-) -> dict[str, Any]:
-    """Score the held-out patients, and write soft labels of them and of the unlabelled ones.
-
-    Args:
-        net: the trained network.
-        locator: finds the glands.
-        data: data set in nnU-Net's raw layout.
-        held_out: its patients.
-        folder: for soft labels.
-        masks: for masks of the held-out patients.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def segment(name: str, scan: NiftiScan) -> Mask:
-        prepared = locator.prepared(scan)
-        centres = locator.centres(prepared)
-        scores = scores_of(net, prepared, centres)
-        if None in centres:
-            print(f"{name}: a gland was not found, so there are no soft labels", flush=True)
-        else:
-            write_scores(scores, folder / f"{name}.npz")
-        return mask_of(scores)
-
-    scored = score(segment, locator.contract.labels, data, held_out, masks)
-    for path in sorted((data / "imagesUn").glob("*_0000.nii.gz")):
-        segment(path.name.removesuffix("_0000.nii.gz"), read_nifti(path))
-    return scored
-
-
 def settings_of(settings: Settings) -> dict[str, Any]:
     """All settings of a training: `Settings`, and the constants of the network and of what it sees."""
     constants = {
@@ -323,7 +291,7 @@ def run_fold(
         data: data set in nnU-Net's raw layout.
         settings: of the training.
         locator: finds the glands of held-out patients.
-        runs: folder for the checkpoint and soft labels of this network.
+        runs: folder for the checkpoint of this network.
         results: folder for scores and masks of this network; the folds are in its parent.
         minutes: stop then.
     """
@@ -336,6 +304,11 @@ def run_fold(
     training = Training(settings, training_regions(data, rest, locator), run / "last.pt")
     if not training.run(minutes, f"{runs.name} fold {fold}"):
         return False
+
+    def segment(_: str, scan: NiftiScan) -> Mask:
+        prepared = locator.prepared(scan)
+        return mask_of(scores_of(training.averaged, prepared, locator.centres(prepared)))
+
     content = {
         "recipe": runs.name,
         "settings": used,
@@ -343,7 +316,7 @@ def run_fold(
         "train_minutes": round(training.core_seconds / 60, 1),
         "training_loss": round(float(np.mean(training.losses[-1000:])), 5),
         **environment(),
-        "patients": finish_fold(training.averaged, locator, data, held_out, run / "soft", results / "masks"),
+        "patients": score(segment, locator.contract.labels, data, held_out, results / "masks"),
     }
     write_text(json.dumps(content, indent=1) + "\n", results / f"fold-{fold}.json")
     return True
@@ -353,7 +326,7 @@ def main() -> None:
     """Train and score the missing folds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="data set in nnU-Net's raw layout with splits.json")
-    parser.add_argument("--runs", type=Path, required=True, help="folder for checkpoints and soft labels")
+    parser.add_argument("--runs", type=Path, required=True, help="folder for checkpoints")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for folds, scores and masks")
     parser.add_argument("--folds", default="0,1,2,3,4", help="which folds, in the order of their turn")
     parser.add_argument("--steps", type=int, default=13000, help="length of a training")

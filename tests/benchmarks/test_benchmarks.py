@@ -53,7 +53,6 @@ ELSEWHERE = {
     "study_report.py": "test_the_study_s_tables_and_picture, below",
     "teacher.py": "test_teacher.py",
     "teacher_net.py": "imported by teacher.py",
-    "stored_scores.py": "imported by teacher.py",
     "teacher_views.py": "imported by teacher.py",
     "watch.py": "run by runtime.py",
 }
