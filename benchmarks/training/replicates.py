@@ -44,12 +44,13 @@ STARTS = {
 """An epoch of contrast takes 1.4 times as long as one of organs."""
 ARMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("scratch", BOTH),
-    ("organs", BOTH),
     ("organs+contrast", BOTH),
-    ("organs+organs", BOTH),
-    ("organs", ENCODER),
+    ("organs", BOTH),
     ("organs+contrast", ENCODER),
+    ("organs", ENCODER),
+    ("organs+organs", BOTH),
 )
+"""In the order of their turn."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,13 @@ def wanted() -> Iterator[tuple[Run, bool]]:
     """All runs in the order of their turn, and whether each is to be tested."""
     yield from ((run, False) for run in trials())
     if rate := chosen_rate():
-        for pretraining in range(PRETRAININGS):
-            for start, transfer in ARMS:
-                yield from ((Run(start, transfer, pretraining, draw, rate), True) for draw in range(DRAWS))
+        first, *later = (
+            [Run(start, transfer, pretraining, draw, rate) for start, transfer in ARMS for draw in range(DRAWS)]
+            for pretraining in range(PRETRAININGS)
+        )
+        # Scratch waits for no pre-training, and so fills the time that the first of them takes.
+        rest = sorted((run for runs in later for run in runs), key=lambda run: run.start != "scratch")
+        yield from ((run, True) for run in [*first, *rest])
 
 
 def work(runs: Path) -> Iterator[str]:

@@ -56,10 +56,11 @@ def test_the_rate_is_chosen_by_both_draws_and_then_all_is_tested(results: Write,
     assert "scratch-encoder-decoder-p4-d1-lr0.004" in work
     (tmp_path / "organs-p0").mkdir()
     (tmp_path / "organs-p0" / "finished").touch()
-    assert list(dict.fromkeys(replicates.work(tmp_path)))[2:6] == [
-        *(f"organs-encoder-decoder-p0-d{draw}-lr0.004" for draw in (0, 1)),
+    assert list(dict.fromkeys(replicates.work(tmp_path)))[2:9] == [
         "organs+contrast-p0",
+        *(f"organs-{parts}-p0-d{draw}-lr0.004" for parts in ("encoder-decoder", "encoder") for draw in (0, 1)),
         "organs+organs-p0",
+        "scratch-encoder-decoder-p1-d0-lr0.004",
     ]
 
 
