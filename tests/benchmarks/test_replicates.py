@@ -49,9 +49,9 @@ def test_the_rate_is_chosen_by_both_draws_and_then_all_is_tested(results: Write,
     work = list(replicates.work(tmp_path))
     first = [f"scratch-encoder-decoder-p0-d{draw}-lr0.004" for draw in (0, 1)]
     assert work[:3] == [*first, "organs-p0"], "trained anew, as their weights are not there to be tested"
-    for run in first:
-        (tmp_path / run).mkdir()
-        (tmp_path / run / "best.pt").touch()
+    for name in first:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "best.pt").touch()
     assert list(replicates.work(tmp_path))[:3] == [*(f"test:{run}" for run in first), "organs-p0"]
     assert "scratch-encoder-decoder-p4-d1-lr0.004" in work
     (tmp_path / "organs-p0").mkdir()

@@ -130,27 +130,59 @@ class Augmenter:
 
         From the skin of each row it reaches up to 20 mm beyond the outermost skin of the rows near it.
         """
-        size, spacing = images.shape[-1], self.grid.spacing_mm
+        spacing = self.grid.spacing_mm
+        drawn = [
+            self._uniform(images, -40, 20, draws) / spacing,
+            self._uniform(images, 15, 50, draws) / spacing,
+            self._uniform(images, -50, 50, draws),
+            self._uniform(images, 15, 60, draws),
+        ]
+        painted = self._uniform(images, 0, 1, draws) < self.config.bolus_probability
+        drawn.append(self._uniform(images, 3, 20, draws) / spacing)
+        drawn.append(self._uniform(images, self.bolus_low, self.bolus_high, draws))
+        drawn.append(self._uniform(images, 0, 3, draws))
+        if images.is_cuda:  # which images are painted is not asked for, as the answer would wait for all work before it
+            return torch.where(painted, self._with_bolus(images, *drawn), images)
+        which = painted.flatten().nonzero().flatten()
+        if not len(which):
+            return images
+        return images.index_copy(0, which, self._with_bolus(images[which], *(each[which] for each in drawn)))
+
+    def _with_bolus(
+        self,
+        images: Tensor,
+        below_middle: Tensor,
+        half_rows: Tensor,
+        middle_mm: Tensor,
+        half_mm: Tensor,
+        thickness: Tensor,
+        density: Tensor,
+        side: Tensor,
+    ) -> Tensor:
+        """Images (N, K, G, G) with bolus.
+
+        Args:
+            images: in 0..1.
+            below_middle, half_rows: (N, 1, 1, 1), the rows beside which it lies: their middle, counted from that of
+                the body, and half of their number.
+            middle_mm, half_mm: the same of the slices, counted from the middle one, in mm.
+            thickness: in pixels.
+            density: in 0..1.
+            side: up to 1 at the first columns, from 2 on at the last ones, between them at both.
+        """
+        size = images.shape[-1]
         rows = torch.arange(size, device=images.device).view(1, 1, size, 1)
         slices_mm = torch.tensor(self.grid.offsets_mm, device=images.device).view(1, -1, 1, 1)
-        body = images > BODY
-        body_rows = body.any(dim=3, keepdim=True)
+        body_rows = (images > BODY).any(dim=3, keepdim=True)
         highest = torch.where(body_rows, rows, size).amin(dim=(1, 2), keepdim=True)
         lowest = torch.where(body_rows, rows, -1).amax(dim=(1, 2), keepdim=True)
-        middle = (highest + lowest) / 2 + self._uniform(images, -40, 20, draws) / spacing
-        inside = (rows - middle).abs() < self._uniform(images, 15, 50, draws) / spacing
-        inside = inside & (
-            (slices_mm - self._uniform(images, -50, 50, draws)).abs() < self._uniform(images, 15, 60, draws)
-        )
-        inside = inside & (self._uniform(images, 0, 1, draws) < self.config.bolus_probability)
-        thickness = self._uniform(images, 3, 20, draws) / spacing
-        density = self._uniform(images, self.bolus_low, self.bolus_high, draws)
-        side = self._uniform(images, 0, 3, draws)  # the first, the second, or both
+        inside = (rows - (highest + lowest) / 2 - below_middle).abs() < half_rows
+        inside = inside & ((slices_mm - middle_mm).abs() < half_mm)
         for flipped, chosen in ((False, side < 2), (True, side >= 1)):
             seen = images.flip(-1) if flipped else images
             share = self._share_beside_skin(seen > BODY, thickness) * (inside & chosen)
-            painted = seen * (1 - share) + density * share
-            images = painted.flip(-1) if flipped else painted
+            with_bolus = seen * (1 - share) + density * share
+            images = with_bolus.flip(-1) if flipped else with_bolus
         return images
 
     def _share_beside_skin(self, body: Tensor, thickness: Tensor) -> Tensor:

@@ -251,6 +251,18 @@ def test_bolus_touches_the_skin_of_the_cheeks() -> None:
     assert 0 < bolus.any(dim=(2, 3)).float().mean() < 1, "it ends above and below"
 
 
+def test_an_image_has_the_same_bolus_whatever_the_others_have() -> None:
+    images = torch.zeros(32, 11, 48, 48)
+    images[:, :, 8:40, 12:35] = torch.linspace(0.5, 0.7, 32).view(-1, 1, 1, 1)
+    none, some, all_of_them = (
+        augmented(images, ("CT",), dataclasses.replace(STILL, bolus_probability=share)) for share in (1e-9, 0.5, 1.0)
+    )
+    without, painted = ((some == each).all(dim=(1, 2, 3)) for each in (none, all_of_them))
+    assert (without | painted).all()
+    assert (painted & ~without).sum() > 5
+    assert (without & ~painted).sum() > 5
+
+
 @pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("pairs", [False, True])
 def test_processes_draw_an_epoch_between_them(
