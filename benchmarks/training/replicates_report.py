@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from replicates import ARMS, DRAWS, LABELLED, PRETRAININGS, RATES, Run, chosen_rate, read, trials
+from replicates import ARMS, DRAWS, LABELLED, PRETRAININGS, Run, read
 from study import BOTH, ENCODER
 from study_report import DOCS, label_of, put_between, row, training_interval
 
@@ -36,12 +36,9 @@ MARKS = "<!-- table: made by benchmarks/training/replicates_report.py -->", "<!-
 
 def tested(arm: Arm) -> dict[int, Scores]:
     """Test DSC (draws, patients) of each pre-training that was tested with all draws."""
-    rate = chosen_rate()
-    if rate is None:
-        return {}
     found: dict[int, Scores] = {}
     for pretraining in range(PRETRAININGS):
-        results = [read(Run(*arm, pretraining, draw, rate).name) or {} for draw in range(DRAWS)]
+        results = [read(Run(*arm, pretraining, draw).name) or {} for draw in range(DRAWS)]
         if all("test" in each for each in results):
             tests = [each["test"] for each in results]
             found[pretraining] = np.array([[each[case]["dsc"] or 0.0 for case in sorted(tests[0])] for each in tests])
@@ -84,10 +81,6 @@ def table() -> str:
         lines.append(row([label_of(*arm), minutes(arm[0]), dsc]))
     lines += ["", row(["claim", "difference in points, interval over pre-trainings", "over all"]), "|---" * 3 + "|"]
     lines += [f"| {claim} | {difference(better, worse)} |" for claim, better, worse in CLAIMS]
-    lines += ["", row(["learning rate, scratch", *(f"{rate:g}" for rate in RATES)]), "|---" * (1 + len(RATES)) + "|"]
-    found_at = {run: read(run.name) for run in trials()}
-    means = [[each["validation_dsc"] for run, each in found_at.items() if each and run.rate == rate] for rate in RATES]
-    lines.append(row(["mean validation DSC", *(f"{np.mean(each):.3f}" if each else "not run" for each in means)]))
     return "\n".join(lines) + "\n"
 
 

@@ -26,9 +26,9 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Writes a result."""
     monkeypatch.setattr(replicates, "RESULTS", tmp_path)
 
-    def write(run: Run, validation: float, *dsc: float) -> None:
-        test = {"test": {f"p{number}": {"dsc": value} for number, value in enumerate(dsc)}} if dsc else {}
-        (tmp_path / f"{run.name}.json").write_text(json.dumps({"validation_dsc": validation, **test}))
+    def write(run: Run, *dsc: float) -> None:
+        test = {f"p{number}": {"dsc": value} for number, value in enumerate(dsc)}
+        (tmp_path / f"{run.name}.json").write_text(json.dumps({"validation_dsc": 0.5, "test": test}))
 
     return write
 
@@ -41,38 +41,33 @@ def test_draws_differ_and_are_the_same_each_time() -> None:
     assert replicates.drawn(patients[::-1], 0) == first
 
 
-def test_the_rate_is_chosen_by_both_draws_and_then_all_is_tested(results: Write, tmp_path: Path) -> None:
-    for run in replicates.trials():
-        assert replicates.chosen_rate() is None
-        results(run, 0.5 + (run.rate == replicates.RATES[2]) * (0.1 if run.draw else -0.05))
-    assert replicates.chosen_rate() == replicates.RATES[2]
-    work = list(replicates.work(tmp_path))
-    first = [f"scratch-encoder-decoder-p0-d{draw}-lr0.004" for draw in (0, 1)]
-    assert work[:3] == [*first, "organs-p0"], "trained anew, as their weights are not there to be tested"
-    for name in first:
+def test_what_is_done_in_which_order(results: Write, tmp_path: Path) -> None:
+    scratch = [f"scratch-encoder-decoder-p0-d{draw}" for draw in (0, 1)]
+    assert list(replicates.work(tmp_path))[:3] == [*scratch, "organs-p0"]
+    for name in scratch:
         (tmp_path / name).mkdir()
         (tmp_path / name / "best.pt").touch()
-    assert list(replicates.work(tmp_path))[:3] == [*(f"test:{run}" for run in first), "organs-p0"]
-    assert "scratch-encoder-decoder-p4-d1-lr0.004" in work
     (tmp_path / "organs-p0").mkdir()
     (tmp_path / "organs-p0" / "finished").touch()
-    assert list(dict.fromkeys(replicates.work(tmp_path)))[2:9] == [
+    assert list(dict.fromkeys(replicates.work(tmp_path)))[:9] == [
+        *(f"test:{name}" for name in scratch),
         "organs+contrast-p0",
-        *(f"organs-{parts}-p0-d{draw}-lr0.004" for parts in ("encoder-decoder", "encoder") for draw in (0, 1)),
+        *(f"organs-{parts}-p0-d{draw}" for parts in ("encoder-decoder", "encoder") for draw in (0, 1)),
         "organs+organs-p0",
-        "scratch-encoder-decoder-p1-d0-lr0.004",
+        "scratch-encoder-decoder-p1-d0",
     ]
+    for run in replicates.wanted():
+        results(run, 0.5)
+    assert not list(replicates.work(tmp_path))
 
 
 def test_differences_are_paired(results: Write) -> None:
-    for run in replicates.trials():
-        results(run, 0.5)
     for start, gain in (("scratch", 0.0), ("organs", 0.02)):
         for pretraining in range(3):
             for draw in range(2):
-                run = Run(start, BOTH, pretraining, draw, replicates.RATES[0])
+                run = Run(start, BOTH, pretraining, draw)
                 base = 0.6 + 0.01 * draw + gain * pretraining
-                results(run, 0.5, base, base + 0.1)
+                results(run, base, base + 0.1)
     # 0, 2 and 4 points: mean 2, standard deviation 2, t(0.975, 2) = 4.303
     text = replicates_report.difference(("organs", BOTH), ("scratch", BOTH))
     assert text.startswith("+2.0 ± 5.0 (+0.0, +2.0, +4.0) | ")
@@ -104,8 +99,6 @@ def test_a_pre_training_and_a_fine_tuning(
     monkeypatch.setattr(replicates, "SLICES_AN_EPOCH", 16)
     monkeypatch.setattr(replicates, "LABELLED", 2)
     monkeypatch.setattr(replicates, "ARMS", (("organs", BOTH),))
-    for run in replicates.trials():
-        results(run, 0.5)
     data, runs = tmp_path / "data", tmp_path / "runs"
     data.mkdir()
     for entry in balls.iterdir():
@@ -123,7 +116,7 @@ def test_a_pre_training_and_a_fine_tuning(
     assert learnt
     assert learnt["last"]["core_minutes"] > 0
     second = next(replicates.work(runs))
-    assert second == "organs-encoder-decoder-p0-d0-lr0.001"
+    assert second == "organs-encoder-decoder-p0-d0"
     replicates.do(second, data, runs)
     replicates.do(f"test:{second}", data, runs)
     found = replicates.read(second)
