@@ -89,14 +89,14 @@ def over_trainings(found: dict[int, Figures]) -> list[float]:
     return [float(np.mean([patient["dsc"] or 0.0 for patient in found[seed].values()])) for seed in sorted(found)]
 
 
-def training_interval(values: Sequence[float], digits: int, sign: str = "") -> str:
-    """Mean of trainings with the half width of its 95 % t interval over them, and each training in brackets.
+def training_interval(values: Sequence[float], digits: int, sign: str = "", unit: str = "training") -> str:
+    """Mean of trainings, or other units, with the half width of its 95 % t interval over them, and each in brackets.
 
-    One training has no interval.
+    One has no interval.
     """
     each = ", ".join(f"{value:{sign}.{digits}f}" for value in values)
     if len(values) < 2:
-        return f"{each} (1 training)"
+        return f"{each} (1 {unit})"
     half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
     return f"{np.mean(values):{sign}.{digits}f} ± {half:.{digits}f} ({each})"
 
