@@ -324,7 +324,9 @@ def test_an_interrupted_series_is_not_counted_as_a_death(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("where", ["segment", "record"])
-def test_a_series_that_is_put_off_is_not_counted_as_a_death(bench: Bench, where: str) -> None:
+def test_a_series_that_is_put_off_is_not_counted_as_a_death(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     def full(*_: object) -> None:
         raise OutputError("no room")
 
@@ -333,7 +335,7 @@ def test_a_series_that_is_put_off_is_not_counted_as_a_death(bench: Bench, where:
         if where == "segment":
             bench.segment = full
         else:
-            bench.work._record_done = full
+            monkeypatch.setattr(bench.work, "_record_done", full)
         bench.run()
         assert "put off" in bench.lines[-1]
         bench = bench.restarted()
