@@ -103,8 +103,8 @@ def test_a_volume_of_a_series_that_fails_is_told_apart_from_remarks(
 
     monkeypatch.setattr(segmenting, "infer", infer)
     result = tmp_path / f"ct{FORMATS[RTSTRUCT].ending}"
-    segment: Any = segmenting.segment_with(None)
-    assert segment(tmp_path, tmp_path) == Segmented((result,), failed="series 2: too short")
+    backend: Any = None
+    assert segmenting.segment_with(backend)(tmp_path, tmp_path) == Segmented((result,), failed="series 2: too short")
 
 
 def test_hostile_peers_leave_one_line_each_and_no_traceback(
