@@ -53,6 +53,7 @@ class BenchOptions(OptionGroup, panel="Options"):
             "--minutes",
             "Longest time to measure batches; whole scans and the comparison of masks come on top.",
             metavar="N",
+            least=0,
         ),
     ] = 3.0
     layers: Annotated[bool, Option("--layers", "Also time the layers of the network.")] = False

@@ -110,8 +110,13 @@ def _on_gpu(
     return selected
 
 
-def scans_for(folder: Path | None, contract: Contract) -> list[Scan]:
+def scans_for(folder: Path | None, contract: Contract, say: Say = lambda _: None) -> list[Scan]:
     """The scans to measure with: those of a folder, or the example scan.
+
+    Args:
+        folder: the folder; None for the example scan.
+        contract: the model's.
+        say: called with one line about each scan that is not used.
 
     Raises:
         InputError: if there is no scan, or the example scan does not fit the model.
@@ -121,6 +126,8 @@ def scans_for(folder: Path | None, contract: Contract) -> list[Scan]:
     scans, errors = find_scans([folder or example_for(contract.channels, "--scans") / "imagesTr"], contract.channels)
     if not scans:
         raise InputError(f"--scans: {'; '.join(map(str, errors))}")
+    for error in errors:
+        say(f"not measured with: {error}")
     for scan in scans:
         if not all(isinstance(source, Path) for source in scan):
             raise InputError(f"--scans: {place_of(scan[0])}: a DICOM series, expected NIfTI files to measure with")

@@ -49,7 +49,7 @@ def bench(
         model = options.model or DEFAULT_MODEL
         built = partial(runnable, report=line.say, progress=line.phase)
         selection, contract, gpu = select_engines(model, options.backends, options.device, built, line.say)
-        scans = scans_for(options.scans, contract)
+        scans = scans_for(options.scans, contract, line.say)
         make_folder(out)
         result = Bench(model, contract, selection, scans, options, gpu=gpu, say=line.say, progress=line.phase).run()
         write_text(result.to_json(), out / "bench.json")
@@ -76,9 +76,10 @@ def compare(
     """
     with one_line_errors():
         from parotid_seg.bench.compare_results import compare_files
+        from parotid_seg.files import visible
 
         comparison = compare_files(old, new)
         if not quiet:
             for text in comparison.lines():
-                typer.echo(text)
+                typer.echo(visible(text))
     raise typer.Exit(1 if comparison.slower else 3 if comparison.undecided else 0)

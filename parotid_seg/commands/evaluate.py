@@ -58,7 +58,7 @@ def evaluate(
         if first is None:
             raise UsageError("Missing argument 'REFERENCES'.")
         if out is not None:
-            _check_not_read(out, [place for place in (predictions, references, common) if place], dose)
+            _check_out(out, [place for place in (predictions, references, common) if place], dose)
         if references is None or common is None:
             record, rows, show = _scored(predictions, first, dose)
         else:
@@ -90,17 +90,30 @@ def _compared(a: Path, b: Path, references: Path, dose: Path | None) -> Outcome:
     return result, rows_of(result), partial(print_comparison, result)
 
 
-def _check_not_read(out: Path, places: list[Path], dose: Path | None) -> None:
-    """Check that the output is none of the inputs.
+def _check_out(out: Path, places: list[Path], dose: Path | None) -> None:
+    """Check before any work that the output can be written, and is neither an input nor a file that others read.
 
     Raises:
-        OptionError: if it is.
+        OptionError: if it is, or is a folder, or its name has another ending.
+        OutputError: if its folder cannot be made or written to.
     """
-    from parotid_seg.files import check_not_read, exists
+    from parotid_seg.errors import OptionError
+    from parotid_seg.files import check_not_read, exists, make_folder
     from parotid_seg.runtime.evaluation import masks_in
-    from parotid_seg.runtime.label_match import naming_file
+    from parotid_seg.runtime.evaluation_record import CSV, JSON
+    from parotid_seg.runtime.label_match import RUN, naming_file
+    from parotid_seg.runtime.pipeline.ownership import OF_A_RUN
+    from parotid_seg.scan.label_set import DESCRIPTION
     from parotid_seg.scan.search import search
 
     masks = [path for place in places for path in masks_in(place).values()]
     named = filter(None, map(naming_file, places))
     check_not_read(out, [*masks, *named, *(search([dose]).files if dose and exists(dose) else ())])
+    if out.suffix.lower() not in (JSON, CSV):
+        raise OptionError(f"--out: found {out.name}, expected a name ending in {JSON} or {CSV}")
+    if out.is_dir():
+        raise OptionError(f"--out: {out}: found a folder, expected a file to make")
+    beside = exists(out.parent / RUN) or out.parent.resolve() in {path.parent.resolve() for path in masks}
+    if beside and out.name in (*OF_A_RUN, DESCRIPTION):
+        raise OptionError(f"--out: {out}: beside masks this is a file of infer or of a data set, expected another name")
+    make_folder(out.parent)

@@ -39,7 +39,7 @@ class Line:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._quiet, self._phase = quiet, ""
-        self._console = Console(highlight=False, soft_wrap=True, markup=False)
+        self._console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         visible = self._console.is_terminal and not quiet
         self.bar = Progress(*columns, console=self._console, disable=not visible, transient=True)
@@ -163,7 +163,7 @@ def print_evaluation(result: Evaluation, *, every_figure: bool) -> None:
         console.print(_table_of_cases(result))
     names = [*from_the_right(result.labels.pairs), result.together]
     count = len(result.cases)
-    table = Table("1 case" if count == 1 else f"mean (95 % interval), {count} cases", *names)
+    table = Table("1 case" if count == 1 else f"mean (95 % interval), {count} cases", *map(visible, names))
     for figure, (title, _) in FIGURES.items():
         means = [result.means.get(f"{name} {figure}") for name in names]
         if f"{names[-1]} {figure}" in result.means and (every_figure or figure in SHORT):
@@ -200,7 +200,7 @@ def print_comparison(result: ComparisonRecord, *, every_figure: bool) -> None:
             difference, low, high = (f"+{text}" if text[0].isdigit() else text for text in signed)
             interval = "" if each.low is None else f"{low} to {high}"
             row = (mean_a, mean_b, difference, interval, str(each.patients), each.better or "")
-            table.add_row(each.structure, f"{absolute}{title} ({'lower' if lower else 'higher'})", *row)
+            table.add_row(visible(each.structure), f"{absolute}{title} ({'lower' if lower else 'higher'})", *row)
     console.print(table)
     _print_notes(console, result.notes, every_figure)
 
@@ -257,11 +257,12 @@ def _print_drift(drift: DriftRecord, say: Callable[[str], None]) -> None:
 def _console(wide: bool) -> Console:
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else WIDE if wide else WIDTH)
+    width = None if sys.stdout.isatty() else WIDE if wide else WIDTH
+    return Console(width=width, markup=False, emoji=False, highlight=False)  # names are shown as they are
 
 
 def _print_line(console: Console, text: str) -> None:
-    console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
+    console.print(visible(text), soft_wrap=True)
 
 
 def _table_of_cases(result: Evaluation) -> Table:
@@ -277,7 +278,7 @@ def _table_of_cases(result: Evaluation) -> Table:
         for structure in from_the_right(case.labels):
             label = case.labels[structure]
             numbers = [_number(figure, getattr(label, figure)) for figure in figures]
-            table.add_row(name, structure, *(["absent in both"] if label.absent else numbers))
+            table.add_row(visible(name), visible(structure), *(["absent in both"] if label.absent else numbers))
     return table
 
 
@@ -285,7 +286,9 @@ def _mean_text(figure: str, mean: Mean) -> str:
     low, middle, high = (_number(figure, number) for number in (mean.low, mean.mean, mean.high))
     excluded = ((mean.missed, "empty in one"), (mean.absent, "without"))
     further = "".join(f", {count} {what}" for count, what in excluded if count)
-    return f"{middle}{further}" if mean.cases == 1 else f"{middle} ({low} to {high}){further}"
+    if mean.cases < 2:
+        return f"{middle if mean.cases else 'none'}{further}"
+    return f"{middle} ({low} to {high}){further}"
 
 
 def _number(figure: str, number: float | None) -> str:
@@ -296,4 +299,4 @@ def _print_notes(console: Console, notes: Iterable[str], every_figure: bool) -> 
     for note in notes:
         _print_line(console, f"note: {note}")
     if not every_figure:
-        console.print("all figures: --all, --out", highlight=False)
+        console.print("all figures: --all, --out")

@@ -120,7 +120,24 @@ class ExportOptions(OptionGroup, panel="Options"):
             raise OptionError("--probabilities: a server gives labels only, expected no --triton with it")
         if self.triton_device == "cpu" and self.engine == "tensorrt":
             raise OptionError("--triton-device: found cpu, but --engine tensorrt makes an engine, which needs cuda")
+        self._check_used()
         _ = self.batch, self.engine_options
+
+    def _check_used(self) -> None:
+        """Raise OptionError for an option that would change nothing."""
+        of_engines = {
+            "--workspace-mib": self.workspace_mib is not None,
+            "--runs-on": self.runs_on is not None,
+            "--version-compatible": self.version_compatible,
+            "--timing-cache": self.timing_cache is not None,
+        }
+        if self.engine == NONE and (given := [name for name, is_given in of_engines.items() if is_given]):
+            raise OptionError(f"{given[0]}: is for engines, expected --engine with it")
+        if self.weights != WEIGHT_TYPES[0] and self.precision not in ("fp32", AUTO):
+            raise OptionError(
+                f"--weights: found {self.weights}, but weights of {self.precision} networks are stored in "
+                f"{self.precision}, expected --precision fp32 with it"
+            )
 
     @property
     def batch(self) -> BatchProfile:

@@ -105,6 +105,12 @@ class Ledger:
             self._write(series, record)
             return True
 
+    def forget(self, series: str) -> None:
+        """Remove a series' record: it counts as received and waiting. Works on a full disk."""
+        with self._lock, contextlib.suppress(OSError):
+            self._path(series).unlink(missing_ok=True)
+            sync_folder(self.folder)
+
     def __iter__(self) -> Iterator[str]:
         return (path.stem for path in sorted(self.folder.glob("*.json")))
 

@@ -42,8 +42,12 @@ def segment_with(backend: Backend, segmentation: SegmentationOptions = DEFAULTS)
         except InputError as error:
             return Segmented(reason="; ".join(failures) or str(error))
         files = tuple(sorted(out.glob(f"*{FORMATS[RTSTRUCT].ending}")))
+        failed = "; ".join(failures)
         return Segmented(
-            files, reason="" if files else "; ".join(failures), note="; ".join((*failures, *map(sentence, flags)))
+            files,
+            reason="" if files else failed,
+            note="; ".join(map(sentence, flags)),
+            failed=failed if files else "",
         )
 
     return segment

@@ -131,7 +131,7 @@ class _Node:
     def _introduce(self) -> None:
         options = self._options
         sends = f"results go to {options.send_to}" if options.send_to else "results are kept"
-        place = f"{options.host}:{options.port}"
+        place = f"{f'[{options.host}]' if ':' in options.host else options.host}:{options.port}"
         self._say(Routine(f"{options.ae_title} listens on {place}; {sends}; all in {options.out}"))
         if not options.allowed:
             self._say("warning: nobody may connect, no AE title is allowed (--allow)")

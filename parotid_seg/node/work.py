@@ -32,11 +32,13 @@ class Segmented:
         files: DICOM files to send, in the given folder.
         reason: why there are none, one line without patient data; else empty.
         note: remark on the result, one line without patient data.
+        failed: which parts of the series have no result and why, one line without patient data; else empty.
     """
 
     files: tuple[Path, ...] = ()
     reason: str = ""
     note: str = ""
+    failed: str = ""
 
 
 Segment = Callable[[Path, Path], Segmented]
@@ -107,6 +109,8 @@ class Work:
         except (OSError, OutputError, MachineError) as error:
             why = "" if isinstance(error, MachineError) else ", files cannot be read or written"
             self._say(f"series {series}: put off{why}: {error}")
+            if (record := self._ledger.get(series)) is not None and record.status == STARTED:
+                self._ledger.forget(series)  # it is not in work: the end of this node is no death
             self._inbox.expect(series, RETRY_S)
         finally:
             self._inbox.finish(series)
@@ -187,6 +191,8 @@ class Work:
             raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+        if segmented.failed:
+            self._say(f"series {series}: a part of it cannot be segmented: {' '.join(segmented.failed.split())}")
         note = f"; {segmented.note}" if segmented.note else ""
         self._say(Routine(f"series {series}: done in {time.perf_counter() - begun:.1f} s{note}"))
         self._record_done(series, replace(record, results=names))

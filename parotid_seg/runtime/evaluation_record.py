@@ -16,8 +16,8 @@ from parotid_seg.runtime.evaluation import Evaluation, Mean
 from parotid_seg.tables import write_csv
 
 SCHEMA_VERSION = 1
-CSV = ".csv"
-"""Ending of a file that gets a table instead of a record."""
+JSON, CSV = ".json", ".csv"
+"""Endings of files that get a record, and a table."""
 
 
 class LabelRecord(Record, frozen=True, kw_only=True):

@@ -54,7 +54,7 @@ def inspect(path: Path, model: Path | None = None) -> Facts:
         model: the model file or engine that scans are for; the packaged one by default.
 
     Raises:
-        InputError: if it is none of them, with its type if recognised.
+        InputError: if it is none of them, with its type if recognised; or if `model` is given for a model.
         ModelError, ScanError: if it is damaged.
     """
     if not exists(path):
@@ -77,6 +77,8 @@ def contract_of(path: Path) -> dict[str, Any] | None:
 def _facts_of(path: Path, model: Path | None) -> Facts:
     if path.is_dir():
         return _describe_folder(path, model)
+    if model is not None and path.suffix in (".onnx", ".engine"):
+        raise OptionError(f"--model: says which model scans are for, but {path} is a model; expected a scan with it")
     if path.suffix == ".onnx":
         return _describe_model(path)
     if path.suffix == ".engine":

@@ -135,6 +135,7 @@ def test_scans_that_are_too_short(contract: Contract, few: tuple[Path]) -> None:
         (("--batch-sizes", "0"), "--batch-sizes: found 0, expected at least 1", 2),
         (("--batch-sizes", "1,x"), "--batch-sizes: found '1,x', expected whole numbers", 2),
         (("--minutes", "0"), "--minutes: found 0, expected more than 0", 2),
+        (("--minutes", "inf"), "--minutes: found inf, expected at most 4294967295", 2),
         (("--scans", "."), "no scan in this folder", 1),
     ],
 )
@@ -173,3 +174,12 @@ def test_the_example_scan_is_a_ct(contract: Contract) -> None:
         InputError, match=r"--scans: the packaged example is a CT; name a folder of scans of the .*: T1"
     ):
         scans_for(None, mr)
+
+
+def test_scans_that_are_not_measured_with_are_named(contract: Contract, few: tuple[Path], tmp_path: Path) -> None:
+    shutil.copy(few[0], tmp_path)
+    (tmp_path / "damaged.dcm").write_bytes(bytes(128) + b"DICM")
+    lines: list[str] = []
+    assert len(scans_for(tmp_path, contract, lines.append)) == 1
+    assert [line.partition(":")[0] for line in lines] == ["not measured with"]
+    assert "damaged.dcm" in lines[0]

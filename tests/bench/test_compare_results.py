@@ -205,3 +205,8 @@ def test_files_that_are_none(
     done = command("bench", "compare", old, new)
     assert (done.returncode, done.stdout) == (2, "")  # 1 is "something is slower"
     assert done.stderr == f"parotid-seg: {error.value}\n"
+
+
+def test_names_of_a_foreign_file_cannot_steer_the_terminal(written: Callable[..., Path], command: Run) -> None:
+    file = written("old.json", content(1, {("\x1b[31mORT", 1): 1.0}))
+    assert "\\u001b[31mORT, batches of 1: no change found" in command("bench", "compare", file, file).stdout

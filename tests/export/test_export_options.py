@@ -25,6 +25,11 @@ from parotid_seg.train.settings import load_config
         ({"verify": Path("/gone")}, "--verify: /gone: no such file or folder"),
         ({"calibrate": Path("/gone")}, "--calibrate: /gone: no such file or folder"),
         ({"probabilities": True, "triton": Path("r")}, "labels only, expected no --triton with it"),
+        ({"workspace_mib": 8}, "--workspace-mib: is for engines, expected --engine with it"),
+        ({"runs_on": "this-gpu"}, "--runs-on: is for engines, expected --engine with it"),
+        ({"version_compatible": True}, "--version-compatible: is for engines, expected --engine with it"),
+        ({"timing_cache": Path("c")}, "--timing-cache: is for engines, expected --engine with it"),
+        ({"weights": "fp32", "precision": "fp16"}, "weights of fp16 networks are stored in fp16, expected --precision"),
     ],
 )
 def test_what_is_refused(options: dict[str, Any], words: str) -> None:

@@ -3,12 +3,17 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from parotid_seg.node import segmenting
 from parotid_seg.node.ledger import DONE, FAILED, SENT
 from parotid_seg.node.work import Segmented
+from parotid_seg.runtime.formats.mask_formats import FORMATS, RTSTRUCT
 from tests.command_line import Run
 from tests.node.hostile_peers import RELEASE, associate_request, connect, data, pdu
 from tests.node.peers import Archive, Node, Process, fake_segment, make_series, name_of, send
@@ -53,12 +58,15 @@ def test_quiet_leaves_out_all_but_what_went_wrong(
     start: Callable[..., Node], archive: Archive, tmp_path: Path, command: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def segment(folder: Path, out: Path) -> Segmented:
-        return Segmented(reason="no gland") if folder.name == name_of(bad) else fake_segment(folder, out)
+        if folder.name == name_of(bad):
+            return Segmented(reason="no gland")
+        return replace(fake_segment(folder, out), failed="no gland in one" if folder.name == name_of(half) else "")
 
-    good, bad = tmp_path / "good", tmp_path / "bad"
+    good, bad, half = tmp_path / "good", tmp_path / "bad", tmp_path / "half"
     node = start(segment, send_to=archive.peer)
-    send(node.options.port, make_series(good) + make_series(bad))
+    send(node.options.port, make_series(good) + make_series(bad) + make_series(half))
     node.wait_for_status(name_of(good), SENT)
+    node.wait_for_status(name_of(half), SENT)
     node.wait_for_status(name_of(bad), FAILED)
     node.stop()
     assert any("result sent" in line for line in node.lines)
@@ -74,9 +82,29 @@ def test_quiet_leaves_out_all_but_what_went_wrong(
     for quiet in ("--quiet", None):
         done = command("listen", "--port", 11112, "--out", tmp_path / "out", *filter(None, [quiet]))
         if quiet:
-            assert done.stderr == f"parotid-seg: series {name_of(bad)}: cannot be segmented: no gland\n"
+            assert sorted(done.stderr.splitlines()) == sorted(
+                [
+                    f"parotid-seg: series {name_of(bad)}: cannot be segmented: no gland",
+                    f"parotid-seg: series {name_of(half)}: a part of it cannot be segmented: no gland in one",
+                ]
+            )
         else:
             assert len(done.stderr.splitlines()) == len(node.lines) + 1
+
+
+def test_a_volume_of_a_series_that_fails_is_told_apart_from_remarks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def infer(*_: object, progress: Callable[[Any], None]) -> None:
+        result.touch()
+        for status, failure in (("done", ""), ("failed", "series 2: too short")):
+            entry = SimpleNamespace(failure=failure, flags=[])
+            progress(SimpleNamespace(machine=False, status=status, entry=entry))
+
+    monkeypatch.setattr(segmenting, "infer", infer)
+    result = tmp_path / f"ct{FORMATS[RTSTRUCT].ending}"
+    backend: Any = None
+    assert segmenting.segment_with(backend)(tmp_path, tmp_path) == Segmented((result,), failed="series 2: too short")
 
 
 def test_hostile_peers_leave_one_line_each_and_no_traceback(

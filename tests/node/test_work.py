@@ -323,6 +323,26 @@ def test_an_interrupted_series_is_not_counted_as_a_death(bench: Bench) -> None:
     assert bench.status(series) == DONE
 
 
+@pytest.mark.parametrize("where", ["segment", "record"])
+def test_a_series_that_is_put_off_is_not_counted_as_a_death(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OutputError("no room")
+
+    series = bench.receive("a")
+    for _ in range(MOST_DEATHS + 1):
+        if where == "segment":
+            bench.segment = full
+        else:
+            monkeypatch.setattr(bench.work, "_record_done", full)
+        bench.run()
+        assert "put off" in bench.lines[-1]
+        bench = bench.restarted()
+    bench.run()
+    assert bench.status(series) == DONE
+
+
 def test_what_was_done_and_not_sent_is_sent_after_a_restart(tmp_path: Path) -> None:
     peer = Peer("ARCHIVE", "127.0.0.1", 104)
     bench = Bench(tmp_path, send_to=peer)

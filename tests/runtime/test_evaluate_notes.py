@@ -177,3 +177,58 @@ def test_files_that_name_labels_are_not_replaced(command: Run, folders: Path, na
     done = command("evaluate", folders / "predictions", folders / "references", "--out", place)
     assert (done.returncode, place.read_bytes()) == (2, before)
     assert f"{place}: cannot be written: it is one of the files that are read" in done.stderr
+
+
+def test_names_are_printed_as_they_are(command: Run, folders: Path) -> None:
+    """Square brackets and colons are no markup."""
+    for place in ("references", "predictions"):
+        (folders / place / "a.nii.gz").rename(folders / place / "x[red]1:100:2.nii.gz")
+        labels = {"background": 0, "[/x] gland": 1, "gland:star:": 2}
+        (folders / place / "dataset.json").write_text(json.dumps({"labels": labels}))
+    words = ("evaluate", folders / "predictions", folders / "references")
+    for done in (command(*words, "--all"), command(*words, "--references", folders / "references", "--all")):
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "[/x] gland" in done.stdout
+        assert "gland:star:" in done.stdout
+    assert "x[red]1:100:2" in command(*words, "--all").stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "told"),
+    [
+        ("scores.xlsx", 2, "expected a name ending in .json or .csv"),
+        ("folder.json", 2, "found a folder, expected a file to make"),
+        ("predictions/results.json", 2, "a file of infer or of a data set"),
+        ("predictions/dataset.json", 2, "a file of infer or of a data set"),
+        ("run/summary.csv", 2, "a file of infer or of a data set"),
+        ("predictions/a.nii.gz/scores.json", 1, "the folder cannot be made or written to"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_before_any_work(
+    command: Run, folders: Path, name: str, status: int, told: str
+) -> None:
+    for folder in ("folder.json", "run"):
+        (folders / folder).mkdir()
+    (folders / "run" / "run.json").write_text("{}")
+    (folders / "references" / "a.nii.gz").write_bytes(b"no mask, which is told by work")
+    before = {path: path.is_file() and path.read_bytes() for path in folders.rglob("*")}
+    done = command("evaluate", folders / "predictions", folders / "references", "--out", folders / name)
+    assert done.returncode == status
+    assert told in done.stderr
+    assert before == {path: path.is_file() and path.read_bytes() for path in folders.rglob("*")}
+
+
+def test_an_output_gets_its_folder_and_may_have_any_name_elsewhere(command: Run, folders: Path) -> None:
+    done = command(
+        "evaluate", folders / "predictions", folders / "references", "--out", folders / "new" / "results.json"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((folders / "new" / "results.json").read_text())["cases"].keys() == {"a", "b"}
+
+
+def test_figures_that_no_case_has_are_none(command: Run, folders: Path) -> None:
+    for case in "ab":
+        save_mask(folders / "predictions" / f"{case}.nii.gz", np.zeros((10, 10, 10), np.uint8))
+    table = command("evaluate", folders / "predictions", folders / "references", "--all").stdout
+    assert "none, 2 empty in one" in table
+    assert "nan (" not in table

@@ -138,3 +138,9 @@ def test_json_has_the_facts_and_the_contract(command: Run, scans: Path) -> None:
     scan = json.loads(command("inspect", next(scans.iterdir()), "--json").stdout)
     assert "contract" not in scan
     assert scan["would be"].startswith("segmented")
+
+
+def test_a_model_for_a_model_is_refused(command: Run, tmp_path: Path) -> None:
+    done = command("inspect", DEFAULT_MODEL, "--model", tmp_path / "gone.onnx")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--model: says which model scans are for, but {DEFAULT_MODEL} is a model" in done.stderr
