@@ -11,8 +11,8 @@ ASIDE_MM = 20.0
 """A structure whose middle lies so far (mm) to one side of the patient's has a side. Parotid glands lie 44 mm or more
 beside the middle."""
 MOST_BEYOND = 0.1
-"""Largest share of a parotid gland so far on the other side: a label with more of it has both glands. Of the contoured
-glands of OpenKBP none has more than 0.1 % there, but for one with a stray contour (2 %)."""
+"""Largest share of a parotid gland so far on the other side: a label with more of it has both glands. Of 192 contoured
+glands of OpenKBP one has any voxel there (0.15 %, a stray contour); all others lie 23 mm or more on their own side."""
 
 
 def share_beyond(profile: NDArray[np.integer], middle: float, spacing_mm: float, side: str) -> float:

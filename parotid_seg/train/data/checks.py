@@ -166,4 +166,4 @@ def _left_of_middle_mm(patient: Patient, value: int) -> float:
 
 def _profile(patient: Patient, value: int) -> NDArray[np.integer]:
     """The voxels of a structure in each column."""
-    return np.count_nonzero(patient.labels[list(patient.shown_in[value])] == value, axis=(0, 1))
+    return np.asarray(np.count_nonzero(patient.labels[list(patient.shown_in[value])] == value, axis=(0, 1)), np.int64)
