@@ -25,7 +25,7 @@ from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.grid import body_centre
 from parotid_seg.scan.labels import is_parotid, is_usual_volume, mirrored_labels, plain_name, side_of
 from parotid_seg.scan.nifti import NiftiScan
-from parotid_seg.scan.sides import MOST_BEYOND, share_beyond
+from parotid_seg.scan.sides import WIDEST_MM, width_mm
 from parotid_seg.scan.volume import Mask
 
 TISSUE_HU = np.array([[-200.0, 300.0]], np.float32)
@@ -116,7 +116,6 @@ def check_sides(mask: Mask, labels: Sequence[str], scan: NiftiScan, path: Path) 
     partners = mirrored_labels(names)
     profiles = {value: np.count_nonzero(mask == value, axis=(0, 1)) for value in np.unique(mask) if value}
     columns = {value: float(counts @ np.arange(len(counts)) / counts.sum()) for value, counts in profiles.items()}
-    body = float(body_centre(scan.volume, TISSUE_HU)[1])
     for value, column in columns.items():
         if not (side := side_of(names[value])):
             continue
@@ -124,14 +123,14 @@ def check_sides(mask: Mask, labels: Sequence[str], scan: NiftiScan, path: Path) 
         if partner != value and partner in columns:
             middle, what = columns[partner], names[partner]
         else:
-            middle, what = body, "the patient's middle"
+            middle, what = float(body_centre(scan.volume, TISSUE_HU)[1]), "the patient's middle"
         if (column > middle) != (side == "left"):
             raise ScanError(f"{names[value]} lies on the wrong side of {what}: left and right are swapped", path=path)
-        beyond = share_beyond(profiles[value], body, scan.volume.spacing_mm[2], side)
-        if is_parotid(names[value]) and beyond > MOST_BEYOND:
+        width = width_mm(profiles[value], scan.volume.spacing_mm[2])
+        if is_parotid(names[value]) and width > WIDEST_MM:
             raise ScanError(
-                f"{names[value]} lies on both sides of the patient's middle, {beyond:.0%} of it on the other side: are "
-                "both glands in one structure?",
+                f"{names[value]} is {width:.0f} mm wide from side to side, expected at most {WIDEST_MM:.0f}: are both "
+                "glands in one structure?",
                 path=path,
             )
 

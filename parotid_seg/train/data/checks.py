@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from parotid_seg.errors import InputError
 from parotid_seg.flags import Flag
 from parotid_seg.scan.labels import LEFT, RIGHT, is_parotid, is_usual_volume, mirrored_labels, side_of
-from parotid_seg.scan.sides import ASIDE_MM, MOST_BEYOND, share_beyond
+from parotid_seg.scan.sides import WIDEST_MM, width_mm
 from parotid_seg.train.data.data_set import DataSet, named
 from parotid_seg.train.data.patients import HU_DOUBTS, PLACE_DOUBTS, Patient
 
+ASIDE_MM = 20.0
 FEWEST_TO_JUDGE = 3
-"""A structure that lies `ASIDE_MM` to one side in each of at least so many patients has a side, even if its name has
-none."""
+"""A structure that lies so far (mm) to one side in each of at least so many patients has a side, even if its name has
+none. Parotid glands lie 44 mm or more beside the middle."""
 
 
 def warnings(patients: Sequence[Patient]) -> list[str]:
@@ -82,8 +83,8 @@ def check_labels(data: DataSet, train: Sequence[Patient], validation: Sequence[P
         )
     if joined := [each.name for each in (*train, *validation) if each.contoured and _has_both_sides(each, data.labels)]:
         raise InputError(
-            f"a parotid gland lies on both sides of the patient in {len(joined)} of {len(train) + len(validation)} "
-            f"label maps: {named(joined)}; expected each gland with the label of its side",
+            f"a parotid gland is wider than {WIDEST_MM:.0f} mm from side to side in {len(joined)} of "
+            f"{len(train) + len(validation)} label maps: {named(joined)}; are both glands in one label?",
             path=folder,
         )
     for patients, what in ((train, "training"), (validation, "validation")):
@@ -148,10 +149,9 @@ def _is_swapped(patient: Patient, names: Sequence[str]) -> bool:
 
 
 def _has_both_sides(patient: Patient, names: Sequence[str]) -> bool:
-    """Whether a label of one parotid gland has much of the other one as well."""
-    middle, spacing_mm = patient.centre_mm[1] / patient.volume.spacing_mm[2], patient.volume.spacing_mm[2]
+    """Whether a label of one parotid gland has the other one as well."""
     return any(
-        share_beyond(_profile(patient, value), middle, spacing_mm, side_of(name)) > MOST_BEYOND
+        width_mm(_profile(patient, value), patient.volume.spacing_mm[2]) > WIDEST_MM
         for value, name in enumerate(names)
         if patient.shown_in[value] and is_parotid(name) and side_of(name)
     )
