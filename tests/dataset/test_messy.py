@@ -39,7 +39,7 @@ def test_both_glands_in_one_structure_are_refused(dicom: Path, data: Path, right
     assert build([dicom], data, DataSetOptions(partial=True)).labelled == 0
     (reason,) = reasons(data, "structure set")
     assert reason == (
-        "parotid_left is 120 mm wide from side to side, expected at most 80: are both glands in one structure?"
+        "parotid_left is 112 mm wide from side to side, expected at most 80: are both glands in one structure?"
     )
 
 
