@@ -38,6 +38,7 @@ from parotid_seg.dataset.splits import (
 )
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.records import write_record
+from parotid_seg.scan.label_set import DESCRIPTION
 from parotid_seg.wording import counted, some_of
 
 Say = Callable[[str], None]
@@ -107,7 +108,7 @@ def build(
             say(f"not used: {item}")
 
     progress("headers", 0, 1)
-    candidates = find_candidates(dicom, (data, beside), names, options, skip)
+    candidates = find_candidates(dicom, (data, beside), names, options, skip, say)
     if not candidates:
         raise InputError(
             f"{', '.join(map(str, dicom))}: found no {MODALITY} series, expected DICOM studies{_in_short(not_used)}"
@@ -125,7 +126,7 @@ def build(
         write_record(splits, data / "splits.json")
         write_cases(private, roles, _identities(cases) if options.identify else {}, beside / "cases.csv")
         write_left_out(not_used, beside / "left_out.csv")
-        write_record(_description(data, private, splits), data / "dataset.json")
+        write_record(_description(data, private, splits), data / DESCRIPTION)
         counts = Counter(case.kind for case in private.cases.values())
     look_at = sum(found.review for found in not_used)
     flagged = sum(case.kind == LABELLED and case.to_look_at for case in private.cases.values())

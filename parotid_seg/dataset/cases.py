@@ -23,10 +23,11 @@ from parotid_seg.flags import Flag
 from parotid_seg.runtime.pipeline.apart import with_care
 from parotid_seg.runtime.report.flag_text import sentence
 from parotid_seg.scan.ct.slice_order import misfits
+from parotid_seg.scan.label_set import DESCRIPTION
 from parotid_seg.scan.nifti import NiftiScan, write_volume
 
 ENDING = ".nii.gz"
-FORMAT = 3
+FORMAT = 4
 """Version of the conversion: raised whenever its result can change, so that all cases are made again."""
 
 
@@ -56,9 +57,10 @@ class Making:
 
     def cases_of(self, candidates: Sequence[CandidateScan]) -> dict[CandidateScan, DataSetCase]:
         """The case of each scan; new ones are numbered in an order that reveals nothing about patients and folders."""
-        ordered = sorted(candidates, key=lambda each: hashlib.sha256(_name(each).encode()).hexdigest())
+        names = _names(candidates)
+        ordered = sorted(candidates, key=lambda each: hashlib.sha256(names[each].encode()).hexdigest())
         pseudonym = self.private.pseudonym
-        return {each: self.private.case_of(pseudonym(_name(each)), pseudonym(each.patient_id)) for each in ordered}
+        return {each: self.private.case_of(pseudonym(names[each]), pseudonym(each.patient_id)) for each in ordered}
 
     def labelled(self, cases: Mapping[CandidateScan, DataSetCase]) -> dict[CandidateScan, DataSetCase]:
         """Make the cases with labels.
@@ -152,10 +154,11 @@ class Making:
         return (case.kind, case.key) == (kind, key) and all(path.is_file() for path in files)
 
     def _without_files(self, case: DataSetCase) -> DataSetCase:
-        """Remove the files of a case."""
+        """Remove the files of a case, and dataset.json first: until the run has ended, nothing may be trained."""
         case = DataSetCase(case.name, case.series, case.patient)
         self.private.keep(case)
-        for path in (*(self._image_path(case, kind) for kind in (LABELLED, UNLABELLED)), self._label_path(case)):
+        images = [self._image_path(case, kind) for kind in (LABELLED, UNLABELLED)]
+        for path in (self.out / DESCRIPTION, *images, self._label_path(case)):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -169,9 +172,22 @@ class Making:
         return self.out / "labelsTr" / f"{case.name}{ENDING}"
 
 
-def _name(candidate: CandidateScan) -> str:
-    """A unique identifier of a scan."""
-    return f"{candidate.series.series_uid} {candidate.series.part}"
+def _names(candidates: Sequence[CandidateScan]) -> dict[CandidateScan, str]:
+    """A unique identifier of each scan.
+
+    If several patients or studies have one series UID, as after a careless anonymisation, the parts of the series are
+    numbered anew whenever one of them comes or goes; then each patient's are counted.
+    """
+    by_uid: dict[str, dict[tuple[str, str], list[CandidateScan]]] = {}
+    for each in candidates:
+        owners = by_uid.setdefault(each.series.series_uid, {})
+        owners.setdefault((each.series.study_uid, each.patient_id), []).append(each)
+    return {
+        each: f"{uid} {each.series.part}" if len(owners) == 1 else " ".join((uid, *owner, str(number)))
+        for uid, owners in by_uid.items()
+        for owner, scans in owners.items()
+        for number, each in enumerate(scans)
+    }
 
 
 def _key(candidate: CandidateScan) -> str:

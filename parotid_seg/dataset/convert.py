@@ -23,8 +23,9 @@ from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.grid import body_centre
-from parotid_seg.scan.labels import is_usual_volume, mirrored_labels, plain_name, side_of
+from parotid_seg.scan.labels import is_parotid, is_usual_volume, mirrored_labels, plain_name, side_of
 from parotid_seg.scan.nifti import NiftiScan
+from parotid_seg.scan.sides import WIDEST_MM, width_mm
 from parotid_seg.scan.volume import Mask
 
 TISSUE_HU = np.array([[-200.0, 300.0]], np.float32)
@@ -102,7 +103,8 @@ def canonical(mask: Mask, scan: NiftiScan) -> Mask:
 
 
 def check_sides(mask: Mask, labels: Sequence[str], scan: NiftiScan, path: Path) -> None:
-    """Raise ScanError if a left structure lies to the right of its counterpart, or of the patient's middle.
+    """Raise ScanError if a left structure lies to the right of its counterpart, or of the patient's middle, or if a
+    parotid gland's contours enclose both glands.
 
     Args:
         mask: labels (D, H, W) in canonical order, so columns run to the patient's left.
@@ -112,7 +114,8 @@ def check_sides(mask: Mask, labels: Sequence[str], scan: NiftiScan, path: Path) 
     """
     names = ("background", *labels)
     partners = mirrored_labels(names)
-    columns = {value: _middle_column(mask == value) for value in np.unique(mask) if value}
+    profiles = {value: np.count_nonzero(mask == value, axis=(0, 1)) for value in np.unique(mask) if value}
+    columns = {value: float(counts @ np.arange(len(counts)) / counts.sum()) for value, counts in profiles.items()}
     for value, column in columns.items():
         if not (side := side_of(names[value])):
             continue
@@ -123,11 +126,13 @@ def check_sides(mask: Mask, labels: Sequence[str], scan: NiftiScan, path: Path) 
             middle, what = float(body_centre(scan.volume, TISSUE_HU)[1]), "the patient's middle"
         if (column > middle) != (side == "left"):
             raise ScanError(f"{names[value]} lies on the wrong side of {what}: left and right are swapped", path=path)
-
-
-def _middle_column(inside: NDArray[np.bool_]) -> float:
-    profile = inside.sum(axis=(0, 1))
-    return float(profile @ np.arange(len(profile)) / profile.sum())
+        width = width_mm(profiles[value], scan.volume.spacing_mm[2])
+        if is_parotid(names[value]) and width > WIDEST_MM:
+            raise ScanError(
+                f"{names[value]} is {width:.0f} mm wide from side to side, expected at most {WIDEST_MM:.0f}: are both "
+                "glands in one structure?",
+                path=path,
+            )
 
 
 def without_gaps(

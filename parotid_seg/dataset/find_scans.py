@@ -97,7 +97,12 @@ class CandidateScan:
 
 
 def find_candidates(
-    places: Sequence[Path], ignore: Iterable[Path], names: RoiNames, options: DataSetOptions, skip: Skip
+    places: Sequence[Path],
+    ignore: Iterable[Path],
+    names: RoiNames,
+    options: DataSetOptions,
+    skip: Skip,
+    say: Callable[[str], None],
 ) -> list[CandidateScan]:
     """CT series under some folders, each with its chosen structure set.
 
@@ -107,6 +112,7 @@ def find_candidates(
         names: what the names of ROIs mean.
         options: which contours are usable, and preferred.
         skip: called with each file, series, structure set and ROI that is not used.
+        say: called with lines for the user.
 
     Raises:
         InputError: if a place is missing.
@@ -114,6 +120,8 @@ def find_candidates(
     files = _files(places, ignore, skip)
     rtstructs = {path: None for path in files if is_rtstruct(path)}
     sets = _structure_sets(rtstructs, skip)
+    if options.prefer is not None and not any(each.has_label(options.prefer) for each in sets):
+        say(f"--prefer {options.prefer}: found no structure set of this label; the other rules decide")
     series, left_out = _series_and_drawn_on([path for path in files if path not in rtstructs], sets)
     for files_left in left_out:
         counts = files_left.kind != "MR series"  # an incomplete one would not be used if it were complete
@@ -219,7 +227,7 @@ def _contoured(
         contoured = read_meaning(structures, by, names, series.frame_of_reference_uid)
         if structures.approval == REJECTED:
             skip(NotUsed(STRUCTURES, structures.path, f"its approval status is {REJECTED}"))
-        elif not contoured.rois:
+        elif not contoured.rois.keys() & set(names.structures):
             reason = "no ROI with contours can be used as a label; a line for each ROI says why"
             skip(NotUsed(STRUCTURES, structures.path, reason, review=contoured.near))
             _skip_unused_rois(contoured, skip)
@@ -255,7 +263,7 @@ def _unfit(contoured: Contoured, names: RoiNames, partial: bool) -> str:
         if len(rois) > 1:
             found = ", ".join(roi.shown for roi in rois)
             return f"{len(rois)} ROIs mean {label}: {found} (--names may name one of them)"
-    missing = [label for label in names.labels if label not in contoured.rois]
+    missing = [label for label in names.structures if label not in contoured.rois]
     if missing and not partial:
         return f"no contours of {', '.join(missing)}, which would be learnt as background (--partial keeps the scan)"
     return ""

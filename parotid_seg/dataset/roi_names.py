@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from parotid_seg.contract import IGNORE
+from parotid_seg.contract import BACKGROUND, IGNORE
 from parotid_seg.dataset.dataset_options import LEFT, RIGHT
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.records import read_toml, shown
@@ -88,13 +88,13 @@ class RoiNames:
     own: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        wrong = [label for label in self.labels if not LABEL.fullmatch(label) or label == "background"]
+        wrong = [label for label in self.labels if not LABEL.fullmatch(label) or label.casefold() == BACKGROUND]
         if wrong or not self.labels or len(set(self.labels)) < len(self.labels):
             raise OptionError(
                 f"--labels: found {', '.join(self.labels) or 'none'}, expected different names of letters, digits and "
                 "underscores, without background"
             )
-        if IGNORE in self.labels[:-1]:
+        if IGNORE in map(str.casefold, self.labels[:-1]):
             raise OptionError(
                 f"--labels: found {IGNORE} before {self.labels[-1]}, expected it last: its voxels are not learnt"
             )
@@ -111,6 +111,11 @@ class RoiNames:
             for name in names:
                 if owners.setdefault(_folded(name), label) != label:
                     raise InputError(f"--names: found {name!r} under {owners[_folded(name)]} and {label}, expected one")
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """The labels without `ignore`, which a scan need not have."""
+        return tuple(label for label in self.labels if label.casefold() != IGNORE)
 
     def meaning(self, name: str, readings: Sequence[str] = ()) -> Meaning:
         """The meaning of a name.

@@ -75,6 +75,10 @@ class StructureSet:
     frame_uids: frozenset[str]
     patient_id: str = field(repr=False)
 
+    def has_label(self, label: str) -> bool:
+        """Whether this is its label, in upper or lower case."""
+        return self.label.strip().casefold() == label.strip().casefold()
+
 
 def is_rtstruct(path: Path) -> bool:
     """Whether a file is an RTSTRUCT by its header; False if it is not DICOM."""
@@ -219,7 +223,7 @@ def read_meaning(structures: StructureSet, by: str, names: RoiNames, frame_of_re
             others.append((roi, meaning, reason, look_at_it))
         else:
             rois[meaning.label] = (*rois.get(meaning.label, ()), roi)
-    lacks = any(label not in rois for label in names.labels)
+    lacks = any(label not in rois for label in names.structures)
     unused = tuple(
         Unused(roi.shown, reason, look_at_it or (lacks and meaning.gland and not meaning.label and roi.contours > 0))
         for roi, meaning, reason, look_at_it in others
@@ -242,7 +246,7 @@ def choose(candidates: Sequence[Contoured], prefer: str | None) -> Contoured:
 
     def rank(each: Contoured) -> tuple[bool, int, bool, str]:
         structures = each.structures
-        preferred = prefer is not None and structures.label.strip().casefold() == prefer.strip().casefold()
+        preferred = prefer is not None and structures.has_label(prefer)
         return preferred, len(each.rois), structures.approval == APPROVED, structures.made
 
     ranked = sorted(candidates, key=rank, reverse=True)

@@ -290,8 +290,6 @@ def test_the_study_trains_and_tests(
     data.mkdir()
     for entry in balls.iterdir():
         (data / entry.name).symlink_to(entry)
-    for made, source in (("imagesTs", "imagesTr"), ("labelsTs", "labelsTr")):
-        (data / made).symlink_to(balls / source)
     monkeypatch.setattr(study, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(study, "SLICES_AN_EPOCH", 24)
     monkeypatch.setattr(study, "LABELLED", (2,))
@@ -301,6 +299,8 @@ def test_the_study_trains_and_tests(
     assert next(study.work(runs)) == run.name
     study.do(run.name, data, runs)
     assert done_by(run.name)["minutes"] > 0
+    for made, source in (("imagesTs", "imagesTr"), ("labelsTs", "labelsTr")):
+        (data / made).symlink_to(balls / source)
     study.do(f"test:{run.name}", data, runs)
     assert set(done_by(run.name)["test"]) == {f"p{index}" for index in range(6)}
 

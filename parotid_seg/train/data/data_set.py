@@ -264,14 +264,16 @@ def _split(folder: Path, ending: str, needs_labels: bool) -> tuple[list[str], li
     """
     images, locked = (_images(folder / name, ending) for name in ("imagesTr", "imagesTs"))
     maps = {path.name.removesuffix(ending) for path in _files(folder / "labelsTr", ending)}
+    expected = f"expected imagesTr/CASE_0000{ending} (file_ending of {DESCRIPTION})"
     if needs_labels and (lost := sorted(maps - images)):
-        raise InputError(f"no scan in imagesTr for the label maps of {named(lost)}", path=folder / "labelsTr")
+        raise InputError(f"no scan for the label maps of {named(lost)}; {expected}", path=folder / "labelsTr")
     path = folder / "splits.json"
     if path.exists():
         splits = _read_splits(path)
         used = (*splits["train"], *(splits["validation"] if needs_labels else ()))
         if unknown := [case for case in used if case not in images]:
-            raise InputError(f"found patients that are not in imagesTr: {named(unknown)}", path=path)
+            raise InputError(f"found patients without a scan: {named(unknown)}; {expected}", path=path)
+        _check_locked(folder, {*splits["train"], *splits["validation"]} & locked)
         assigned = {case for cases in splits.values() for case in cases}
         own = splits.get("test", [])
         test = [*own, *sorted(locked - {*splits["train"], *splits["validation"], *own})]
@@ -283,10 +285,23 @@ def _split(folder: Path, ending: str, needs_labels: bool) -> tuple[list[str], li
         ]
         return splits["train"], splits["validation"], test, (*_unused(images - assigned, maps), *further)
     cases = sorted(images & maps or images)
+    if needs_labels and not cases:
+        raise InputError(f"found no scan; {expected}", path=folder)
+    _check_locked(folder, locked.intersection(cases))
     shuffled = [cases[index] for index in np.random.default_rng(0).permutation(len(cases))]
     held_out = max(1, round(VALIDATION_SHARE * len(cases))) if cases else 0
     unused = _unused(images - set(cases), maps)
     return shuffled[held_out:], shuffled[:held_out], sorted(locked - images), unused
+
+
+def _check_locked(folder: Path, cases: Collection[str]) -> None:
+    """Raise InputError if there are any: patients for training or validation who are also in imagesTs."""
+    if cases:
+        raise InputError(
+            f"found {named(sorted(cases))} in imagesTr and in imagesTs, whose patients are locked for a test; expected "
+            "each in one",
+            path=folder,
+        )
 
 
 def _unused(cases: Collection[str], maps: Collection[str]) -> tuple[str, ...]:
@@ -306,10 +321,10 @@ def _read_splits(path: Path) -> dict[str, list[str]]:
     if not {"train", "validation"} <= splits.keys():
         raise InputError("expected an object with the lists 'train' and 'validation'", path=path)
     for name, cases in splits.items():
-        if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
+        if not isinstance(cases, list):
             raise InputError(f"{name}: found {kind(cases)}, expected a list of patients' names", path=path)
         for case in cases:
-            if not is_plain_name(case):
+            if not isinstance(case, str) or not is_plain_name(case):
                 raise InputError(f"{name}: found {case!r}, expected the name of a patient's files", path=path)
     lists: dict[str, list[str]] = {}
     for name, cases in splits.items():

@@ -16,8 +16,9 @@ from parotid_seg.records import convert
 from parotid_seg.scan.intensity import Window
 from parotid_seg.scan.seen import Seen
 from parotid_seg.train.config import TrainConfig
+from parotid_seg.train.data.checks import check_labels, warnings
 from parotid_seg.train.data.data_set import DataSet, named
-from parotid_seg.train.data.patients import Patient, check_labels, decoded, doubts_line, load_patients, misfits_line
+from parotid_seg.train.data.patients import Patient, decoded, load_patients
 from parotid_seg.train.parallel import Processes
 from parotid_seg.wording import by_axes
 
@@ -59,7 +60,7 @@ def load_all(
     for part in (cases[processes.rank :: processes.count], cases):
         patients = load_patients(data, part, cache, config.window_hu, _counted(step, "reading scans", len(part)))
         processes.barrier()
-    for warning in filter(None, (doubts_line(patients), misfits_line(patients))):
+    for warning in warnings(patients):
         report(warning)
     train, validation = patients[: len(data.train)], patients[len(data.train) :]
     held_out = {patient.name: patient.sha256 for patient in validation}

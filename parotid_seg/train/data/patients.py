@@ -16,31 +16,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parotid_seg.contract import IGNORE
-from parotid_seg.errors import InputError, ScanError
+from parotid_seg.errors import InputError, OutputError, ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.records import read_record, record_text
 from parotid_seg.scan.ct.slice_order import misfits
 from parotid_seg.scan.grid import body_centre
 from parotid_seg.scan.intensity import Window, Windows, fixed_windows, in_windows
-from parotid_seg.scan.labels import LEFT, RIGHT, is_parotid, mirrored_labels, side_of
 from parotid_seg.scan.nifti import read_mask, read_nifti
 from parotid_seg.scan.seen import voxels_hash
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels
-from parotid_seg.train.data.data_set import SOFT_FOLDER, DataSet, named
+from parotid_seg.train.data.data_set import SOFT_FOLDER, DataSet
 
-DOUBTS = frozenset(code for code in FlagCode if code.value.startswith("hu_"))
+HU_DOUBTS = frozenset(code for code in FlagCode if code.value.startswith("hu_"))
 """Flags of a CT that may not be in HU."""
+PLACE_DOUBTS = frozenset(
+    [
+        *(FlagCode.ORIENTATION_UNKNOWN, FlagCode.SFORM_WITHOUT_CODE, FlagCode.AXES_DISAGREE),
+        *(FlagCode.SPACING_DISAGREE, FlagCode.SFORM_STALE),
+    ]
+)
+"""Flags of a header that is unclear about sides or sizes."""
 SMALLEST_BODY = 0.02
 """Least share of tissue in a slice that counts as showing the patient."""
-CACHE_FORMAT = 8
-FEWEST_TO_JUDGE = 3
+CACHE_FORMAT = 9
+LONGEST_NAME = 160
+"""Most bytes of a case's name in that of a cache entry; most file systems allow 255 in all."""
 IGNORED = np.uint8(255)
 """Stands for ignored voxels in the hash of a label map."""
 SHARE_OF_ALL = 255
 """Value of a voxel's soft label where the structure is certain."""
-ASIDE_MM = 20.0
-"""A structure that lies so far (mm) to one side in each of at least so many patients has a side, even if its name has
-none. Parotid glands lie 47 mm or more beside the middle."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Patient:
 
     Attributes:
         volume, windows: the scan, (C, D, H, W), and windows of its channels, from `scan.intensity.in_windows`; its
-            flags are those of `DOUBTS` and `misfits`.
+            flags are those of `HU_DOUBTS`, `PLACE_DOUBTS` and `misfits`.
         labels: its label map, (D, H, W); background for a stage without labels, and where it is ignored. Of a patient
             who has none but soft labels: the largest of them.
         centre_mm: in-plane centre (y, x) of the body.
@@ -108,6 +112,7 @@ def load_patients(
         ScanError: if a scan or label map cannot be used, a CT is not in HU, or a label map has other voxels than the
             scan's first channel.
         InputError: if a label map holds a label without a name.
+        OutputError: if the cache cannot be written.
     """
     cache.mkdir(parents=True, exist_ok=True)
     patients = []
@@ -115,114 +120,6 @@ def load_patients(
         progress(case)
         patients.append(_load_patient(data, case, cache, window_hu))
     return patients
-
-
-def doubts_line(patients: Sequence[Patient]) -> str:
-    """A warning with the scans whose CT may not be in HU; empty if there are none."""
-    found = {each.name: [flag.code for flag in each.volume.flags if flag.code in DOUBTS] for each in patients}
-    doubtful = {name: codes for name, codes in found.items() if codes}
-    if not doubtful:
-        return ""
-    names = ", ".join(f"{name} ({', '.join(codes)})" for name, codes in doubtful.items())
-    return (
-        f"warning: {len(doubtful)} of {len(patients)} scans may not be in HU: {names}; "
-        "`parotid-seg inspect FILE` says why"
-    )
-
-
-def misfits_line(patients: Sequence[Patient]) -> str:
-    """A warning with the scans whose slices do not fit their neighbours; empty if there are none."""
-    found = {each.name: [flag for flag in each.volume.flags if flag.code not in DOUBTS] for each in patients}
-    doubtful = {name: flags for name, flags in found.items() if flags}
-    if not doubtful:
-        return ""
-    told = (
-        f"{name} ({', '.join(f'{each.code}: {each.detail}' for each in flags)})" for name, flags in doubtful.items()
-    )
-    return (
-        f"warning: slices of {len(doubtful)} of {len(patients)} scans do not fit their neighbours: {named(told)}; are "
-        "they damaged, repeated, or in another order?"
-    )
-
-
-def check_labels(data: DataSet, train: Sequence[Patient], validation: Sequence[Patient], mirrored: bool) -> list[str]:
-    """Check that label maps contain structures for training and validation.
-
-    Args:
-        data: the data set.
-        train, validation: its patients.
-        mirrored: whether training mirrors scans.
-
-    Returns:
-        Remarks, one line each.
-
-    Raises:
-        InputError: if label maps are empty, or show left and right structures on the other side, with their patients.
-            Single maps of other organs may be empty.
-    """
-    if not data.label_folder:
-        return []
-    folder = data.folder / data.label_folder
-    empty = [each.name for each in (*train, *validation) if each.contoured and not any(each.shown_in)]
-    if empty and not data.partly_contoured:
-        raise InputError(
-            f"found no voxel of any label in the label maps of {named(empty)}, expected some in each; patients "
-            "without any belong in no list of splits.json",
-            path=folder,
-        )
-    if swapped := [each.name for each in (*train, *validation) if each.contoured and _is_swapped(each, data.labels)]:
-        raise InputError(
-            f"left and right are swapped in {len(swapped)} of {len(train) + len(validation)} label maps: "
-            f"{named(swapped)}; expected the patient's left and right, as scan and label map state them",
-            path=folder,
-        )
-    for patients, what in ((train, "training"), (validation, "validation")):
-        if not any(any(patient.shown_in) for patient in patients):
-            raise InputError(f"found no voxel of any organ in the {what} patients' label maps", path=folder)
-    notes = []
-    for value, name in enumerate(data.labels[1:], start=1):
-        offsets_mm = [_left_of_middle_mm(patient, value) for patient in train if patient.shown_in[value]]
-        if not offsets_mm:
-            notes.append(f"no training patient's label map shows {name}")
-        elif mirrored and not side_of(name) and len(offsets_mm) >= FEWEST_TO_JUDGE:
-            sides = [
-                side for side, sign in ((LEFT, 1), (RIGHT, -1)) if min(sign * off for off in offsets_mm) > ASIDE_MM
-            ]
-            notes += [
-                f"{name} lies on the patient's {side} in all {len(offsets_mm)} training patients, but its name says no "
-                "side that is known: scans seen in the mirror show it on the other side as well"
-                for side in sides
-            ]
-    return notes
-
-
-def _is_swapped(patient: Patient, names: Sequence[str]) -> bool:
-    """Whether a left structure lies to the right of its counterpart, or a left parotid gland alone far on the right.
-
-    Of other organs a left part may lie there.
-    """
-    partners = mirrored_labels(names)
-    left_mm = {
-        value: _left_of_middle_mm(patient, value)
-        for value, name in enumerate(names)
-        if patient.shown_in[value] and side_of(name)
-    }
-    for value, offset_mm in left_mm.items():
-        partner = partners[value]
-        alone = partner == value or partner not in left_mm
-        if alone and not is_parotid(names[value]):
-            continue
-        aside_mm = offset_mm - (0.0 if alone else left_mm[partner])
-        if (aside_mm if side_of(names[value]) == RIGHT else -aside_mm) > (ASIDE_MM if alone else 0.0):
-            return True
-    return False
-
-
-def _left_of_middle_mm(patient: Patient, value: int) -> float:
-    """Distance of a structure from the body's middle to the patient's left; columns run to the patient's left."""
-    counts = np.count_nonzero(patient.labels[list(patient.shown_in[value])] == value, axis=(0, 1))
-    column = float(counts @ np.arange(len(counts)) / counts.sum())
-    return column * patient.volume.spacing_mm[2] - patient.centre_mm[1]
 
 
 def _load_patient(data: DataSet, case: str, cache: Path, window_hu: Window) -> Patient:
@@ -240,14 +137,14 @@ def _load_patient(data: DataSet, case: str, cache: Path, window_hu: Window) -> P
     contoured = bool(data.label_folder) and case not in data.unlabelled
     if case in data.soft:
         files = [data.soft_path(case, value) for value in range(1, len(data.labels))]
-        entry = cache / f"{case}-{SOFT_FOLDER}-{_key(images[0], *files)}"
+        entry = cache / f"{_short(case)}-{SOFT_FOLDER}-{_key(images[0], *files)}"
         if not entry.exists():
             _save_soft(entry, files, images[0])
         soft = _mapped(entry / "soft.npy", 4)
         labels, shown_in = _read_labels(entry, hashes)
     if contoured:
         values = data.stored_values if data.ignore is None else (*data.stored_values, IGNORE, data.ignore)
-        entry = cache / f"{case}-{data.label_folder}-{_key(images[0], data.label_path(case), values=values)}"
+        entry = cache / f"{_short(case)}-{data.label_folder}-{_key(images[0], data.label_path(case), values=values)}"
         if not entry.exists():
             _save_labels(entry, data, case)
         labels, shown_in = _read_labels(entry, hashes)
@@ -289,7 +186,7 @@ def decoded(data: DataSet, case: str, cache: Path, window_hu: Window) -> tuple[P
     """
     images = [data.image_path(case, channel) for channel in range(len(data.channels))]
     fixed = fixed_windows(data.channels, window_hu)
-    entry = cache / f"{case}-{_key(*images, values=fixed)}"
+    entry = cache / f"{_short(case)}-{_key(*images, values=fixed)}"
     if not entry.exists():
         _save_scan(entry, images, data.channels, fixed)
     return entry, read_record(entry / "facts.json", Facts)
@@ -311,6 +208,11 @@ def _mapped(path: Path, dimensions: int) -> NDArray[Any]:
     return array
 
 
+def _short(case: str) -> str:
+    """A case's name for a cache entry, cut to leave room for the key, by which entries differ."""
+    return case.encode()[:LONGEST_NAME].decode(errors="ignore")
+
+
 def _key(*files: Path, values: Sequence[object] = ()) -> str:
     """Key of a cache entry's sources."""
     stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
@@ -327,7 +229,7 @@ def _save_scan(entry: Path, images: Sequence[Path], channels: Sequence[str], fix
     tissue = np.count_nonzero(volume.voxels[0] > windows[0, 0], axis=(1, 2)) / volume.voxels[0, 0].size
     y_mm, x_mm = (float(voxel * spacing) for voxel, spacing in centre)
     voxels = np.ascontiguousarray(volume.voxels)
-    flags = (*(flag for flag in volume.flags if flag.code in DOUBTS), *misfits(volume, channels))
+    flags = (*(flag for flag in volume.flags if flag.code in HU_DOUBTS | PLACE_DOUBTS), *misfits(volume, channels))
     facts = Facts(
         spacing_mm=volume.spacing_mm,
         axes=volume.orientation.axes,
@@ -388,13 +290,18 @@ def _save_soft(entry: Path, files: Sequence[Path], image: Path) -> None:
 
 @contextlib.contextmanager
 def _whole_entry(entry: Path) -> Iterator[Path]:
-    """A folder that gets its final name when it is complete; another process may have made it first."""
+    """A folder that gets its final name when it is complete; another process may have made it first.
+
+    Raises:
+        OutputError: if it cannot be written, for example because the disk is full.
+    """
     partial = entry.with_name(f"{entry.name}.partial-{secrets.token_hex(8)}")
-    partial.mkdir()
-    yield partial
     try:
+        partial.mkdir()
+        yield partial
         partial.rename(entry)
-    except OSError:
+    except OSError as error:
         if not entry.exists():
-            raise
-        shutil.rmtree(partial)
+            raise OutputError(f"cannot be written ({error.strerror or error})", path=entry) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

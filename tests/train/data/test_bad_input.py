@@ -41,7 +41,7 @@ def label_missing(data: Path) -> list[str]:
 
 def scan_missing(data: Path) -> list[str]:
     (data / "imagesTr" / "p2_0000.nii.gz").unlink()
-    return ["splits.json: found patients that are not in imagesTr: p2"]
+    return ["splits.json: found patients without a scan: p2; expected imagesTr/CASE_0000.nii.gz (file_ending of"]
 
 
 def empty_label_maps(data: Path) -> list[str]:
