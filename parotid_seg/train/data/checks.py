@@ -118,7 +118,7 @@ def _remarks_on_patients(data: DataSet, patients: Sequence[Patient]) -> Iterator
             yield f"label maps without {name}, which is learnt as background there: {named(lacking)}"
         volumes = ((each.name, int(_profile(each, value).sum()) * each.volume.voxel_ml) for each in shown)
         if unusual := [f"{who} ({ml:.1f} ml)" for who, ml in volumes if not is_usual_volume(name, ml)]:
-            yield f"{name} of unusual volume: {named(unusual)}"
+            yield f"{name}: unlikely volumes: {named(unusual)}"
     of_scan: dict[str, list[str]] = {}
     for each in patients:
         of_scan.setdefault(each.sha256, []).append(each.name)

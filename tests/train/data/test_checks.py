@@ -51,9 +51,9 @@ def test_label_maps_that_lack_a_gland_or_most_of_it_are_named(data: Path, tmp_pa
     relabelled(data / "labelsTr" / "p5.nii.gz", lambda labels: labels * (np.arange(labels.shape[2]) < 10))
     remarks, _ = loaded(data, tmp_path / "cache")
     assert remarks == [
-        "parotid_left of unusual volume: p5 (4.9 ml)",
+        "parotid_left: unlikely volumes: p5 (4.9 ml)",
         "label maps without parotid_right, which is learnt as background there: p1",
-        "parotid_right of unusual volume: p5 (4.9 ml)",
+        "parotid_right: unlikely volumes: p5 (4.9 ml)",
     ]
 
 
