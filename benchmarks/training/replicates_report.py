@@ -114,7 +114,11 @@ def draw(picture: Path) -> None:
         if found:
             axes.hlines(float(np.mean(list(found.values()))), place - 0.25, place + 0.25, color="black")
     axes.set_xticks(range(len(ARMS)), [label_of(*arm).replace(", ", "\n") for arm in ARMS], fontsize=8)
-    axes.set(ylabel="mean test DSC of 40 patients", title=f"{LABELLED} labelled patients; a point is a fine-tuning")
+    axes.set(
+        xlim=(-0.5, len(ARMS) - 0.5),
+        ylabel="mean test DSC of 40 patients",
+        title=f"{LABELLED} labelled patients; a point is a fine-tuning",
+    )
     axes.grid(alpha=0.3, axis="y")
     axes.legend()
     figure.savefig(picture, dpi=100)
