@@ -15,9 +15,9 @@ from parotid_seg.train.data.data_set import DataSet, named
 from parotid_seg.train.data.patients import HU_DOUBTS, PLACE_DOUBTS, Patient
 
 ASIDE_MM = 20.0
+"""A structure whose middle lies so far (mm) beside the patient's has a side. Parotid glands lie 44 mm or more away."""
 FEWEST_TO_JUDGE = 3
-"""A structure that lies so far (mm) to one side in each of at least so many patients has a side, even if its name has
-none. Parotid glands lie 44 mm or more beside the middle."""
+"""If it does in each of at least so many patients, its label should have a name with a side."""
 
 
 def warnings(patients: Sequence[Patient]) -> list[str]:
@@ -62,8 +62,8 @@ def check_labels(data: DataSet, train: Sequence[Patient], validation: Sequence[P
         Remarks, one line each.
 
     Raises:
-        InputError: if label maps are empty, or show left and right structures on the other side, with their patients.
-            Single maps of other organs may be empty.
+        InputError: if label maps are empty, show left and right structures on the other side, or have both parotid
+            glands in one label, with their patients. Single maps of other organs may be empty.
     """
     if not data.label_folder:
         return []
@@ -84,7 +84,7 @@ def check_labels(data: DataSet, train: Sequence[Patient], validation: Sequence[P
     if joined := [each.name for each in (*train, *validation) if each.contoured and _has_both_sides(each, data.labels)]:
         raise InputError(
             f"a parotid gland is wider than {WIDEST_MM:.0f} mm from side to side in {len(joined)} of "
-            f"{len(train) + len(validation)} label maps: {named(joined)}; are both glands in one label?",
+            f"{len(train) + len(validation)} label maps: {named(joined)}; expected one gland in each label",
             path=folder,
         )
     for patients, what in ((train, "training"), (validation, "validation")):
