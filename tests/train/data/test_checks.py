@@ -41,7 +41,9 @@ def test_both_glands_under_one_label_are_refused(data: Path, tmp_path: Path, rig
         return both
 
     relabelled(data / "labelsTr" / "p4.nii.gz", joined)
-    expected = "a parotid gland is wider than 80 mm from side to side in 1 of 6 label maps: p4; expected one gland in each"
+    expected = (
+        "a parotid gland is wider than 80 mm from side to side in 1 of 6 label maps: p4; expected one gland in each"
+    )
     with pytest.raises(InputError, match=expected):
         loaded(data, tmp_path / "cache")
 
