@@ -120,8 +120,8 @@ def export(
     verified = dataclasses.replace(source.contract, verification={**VERSIONS, **proof.summary()})
     content = _file(candidate, verified, options.weights)
     record |= {"chosen": candidate.precision, "model_sha256": hashlib.sha256(content).hexdigest()}
+    write_bytes(content, out)  # first: a full disk leaves an earlier model and its record as they are
     write_record(record, _record_of(out))
-    write_bytes(content, out)
     served = out
     if options.engine != NONE:
         try:

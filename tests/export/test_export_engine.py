@@ -119,7 +119,20 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(run: Path, two: Path, tmp_pa
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "\n" not in str(caught.value)
-    assert not list(tmp_path.glob("*.onnx"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_cannot_be_written_leaves_the_earlier_record(
+    run: Path, two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_content: bytes, path: Path) -> None:
+        raise OutputError("cannot be written (No space left on device)", path=path)
+
+    (tmp_path / "m.parity.json").write_text("earlier")
+    monkeypatch.setattr("parotid_seg.export.verified_export.write_bytes", full)
+    with pytest.raises(OutputError, match=r"m\.onnx: cannot be written"):
+        export(run / "best.pt", tmp_path / "m.onnx", options(two))
+    assert (tmp_path / "m.parity.json").read_text() == "earlier"
 
 
 @pytest.mark.parametrize(

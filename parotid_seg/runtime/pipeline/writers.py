@@ -26,7 +26,7 @@ class Outputs:
     """The output files of a mask.
 
     Attributes:
-        formats: keys of `FORMATS`.
+        formats: keys of `FORMATS`, which get its order: the same files asked for in another order are the same.
         append: an RTSTRUCT whose structures the new one also has.
         rois: which structures are written, and their names and colours.
     """
@@ -45,6 +45,7 @@ class Outputs:
             raise OptionError("--append: it adds to an RTSTRUCT, expected --format rtstruct beside it")
         if self.append and not self.append.is_file():
             raise OptionError(f"--append: {self.append}: no such file")
+        object.__setattr__(self, "formats", tuple(name for name in FORMATS if name in self.formats))
 
     @property
     def fingerprint(self) -> tuple[str, ...]:

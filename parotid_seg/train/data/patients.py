@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,8 @@ LONGEST_NAME = 160
 """Most bytes of a case's name in that of a cache entry; most file systems allow 255 in all."""
 IGNORED = np.uint8(255)
 """Stands for ignored voxels in the hash of a label map."""
+ABANDONED_AFTER_HOURS = 1.0
+"""Age from which an incomplete entry is one of a killed process: entries are written within seconds."""
 SHARE_OF_ALL = 255
 """Value of a voxel's soft label where the structure is certain."""
 
@@ -115,6 +118,7 @@ def load_patients(
         OutputError: if the cache cannot be written.
     """
     cache.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(cache)
     patients = []
     for case in cases:
         progress(case)
@@ -286,6 +290,14 @@ def _save_soft(entry: Path, files: Sequence[Path], image: Path) -> None:
         (partial / "sha256.json").write_text(record_text(voxels_hash(soft)))
         np.save(partial / "labels.npy", labels)
         (partial / "shown_in.json").write_text(record_text([[], *shown_in]))
+
+
+def _remove_abandoned(cache: Path) -> None:
+    """Remove the incomplete entries of killed processes; those of other runs that fill the cache now are younger."""
+    for partial in cache.glob("*.partial-*"):
+        with contextlib.suppress(OSError):  # its writer has removed or renamed it
+            if time.time() - partial.stat().st_mtime > 3600 * ABANDONED_AFTER_HOURS:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextlib.contextmanager

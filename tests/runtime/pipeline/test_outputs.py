@@ -53,6 +53,13 @@ def test_nothing_decides_by_default() -> None:
     assert Outputs().fingerprint == ()
 
 
+def test_the_order_of_formats_does_not_matter() -> None:
+    one, other = Outputs(("nrrd", "nifti")), Outputs(("nifti", "nrrd"))
+    assert one == other
+    assert one.fingerprint == other.fingerprint
+    assert one.names("a") == ["a.nii.gz", "a.seg.nrrd"]
+
+
 def test_a_new_format_is_a_module_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a contributor adds: a module with two functions, and its line in the registry."""
     added: Any = types.ModuleType("parotid_seg.runtime.formats.count_output")
