@@ -72,7 +72,14 @@ def make_fold_data(
 
 
 def train_fold(
-    recipe: Path, data: Path, fold: int, runs: Path, results: Path, soft: str = SOFT_FOLDER, minutes: float = math.inf
+    recipe: Path,
+    data: Path,
+    fold: int,
+    runs: Path,
+    results: Path,
+    soft: str = SOFT_FOLDER,
+    minutes: float = math.inf,
+    device: str = "cpu",
 ) -> bool:
     """Train, or go on with, the model of one fold, and score it when it is done.
 
@@ -84,6 +91,7 @@ def train_fold(
         results: folder for folds, scores and masks.
         soft: folder in `runs` with each fold's soft labels, for a recipe with `soft_share`.
         minutes: stop after the first epoch that ends later.
+        device: "cpu", where one core is used, or "cuda".
 
     Returns:
         Whether the fold is done.
@@ -109,7 +117,7 @@ def train_fold(
         config,
         run / "data",
         run,
-        device="cpu",
+        device=device,
         resume=(run / "last.pt").exists(),
         max_minutes=minutes if math.isfinite(minutes) else None,
         cache=runs / "cache",
@@ -124,8 +132,8 @@ def train_fold(
             "fold": fold,
             "train_minutes": round(sum(record.get("train_seconds", 0) for record in [*earlier, *records]) / 60, 1),
             "training_loss": records[-1]["loss"],
-            **environment(),
-            "patients": score_fold(run / "last.pt", data, held_out, results / recipe.stem / "masks"),
+            **environment(device),
+            "patients": score_fold(run / "last.pt", data, held_out, results / recipe.stem / "masks", device),
         }
         write_text(json.dumps(content, indent=1) + "\n", results / recipe.stem / f"fold-{fold}.json")
     return done
@@ -136,7 +144,7 @@ def records_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def score_fold(checkpoint: Path, data: Path, patients: Sequence[str], masks: Path) -> dict[str, Any]:
+def score_fold(checkpoint: Path, data: Path, patients: Sequence[str], masks: Path, device: str) -> dict[str, Any]:
     """Segment held-out patients with torch, and `score` them."""
     import torch
 
@@ -145,12 +153,12 @@ def score_fold(checkpoint: Path, data: Path, patients: Sequence[str], masks: Pat
     from parotid_seg.train.supervised import segment_volume
 
     trained = load_checkpoint(checkpoint)
-    net = trained.network()
+    net = trained.network().to(device)
     fixed = fixed_windows(trained.channels, trained.config.window_hu)
 
     def segment(_: str, scan: NiftiScan) -> Mask:
         volume, windows = in_windows(scan.volume, trained.channels, fixed)
-        return segment_volume(net, volume, windows, trained.config.grid, torch.device("cpu"))
+        return segment_volume(net, volume, windows, trained.config.grid, torch.device(device))
 
     return score(segment, trained.labels, data, patients, masks)
 
@@ -187,11 +195,14 @@ def score(
     return scores
 
 
-def environment() -> dict[str, Any]:
+def environment(device: str = "cpu") -> dict[str, Any]:
     """Versions and machine that made a figure."""
+    import torch
+
     versions = versions_of(("parotid-seg", "torch", "timm", "numpy"))
     cpu = next((line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")), "unknown")
-    return {"versions": versions, "python": platform.python_version(), "cpu": cpu, "date": time.strftime("%F")}
+    gpu = {} if device == "cpu" else {"gpu": torch.cuda.get_device_name(device)}
+    return {"versions": versions, "python": platform.python_version(), "cpu": cpu, **gpu, "date": time.strftime("%F")}
 
 
 def _cpu_lines() -> list[str]:
@@ -253,6 +264,7 @@ def main() -> None:
     parser.add_argument("--soft", default=SOFT_FOLDER, help="folder in RUNS with the soft labels of `distil.py`")
     parser.add_argument("--folds", default="0,1,2,3,4", help="which folds, in the order of their turn")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop then; the next call goes on")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--report", action="store_true", help="print the tables of what is finished")
     arguments = parser.parse_args()
     if arguments.report:
@@ -267,7 +279,8 @@ def main() -> None:
             if (arguments.results / recipe.stem / f"fold-{fold}.json").exists():
                 continue
             left = (end - time.monotonic()) / 60
-            if not train_fold(recipe, arguments.data, fold, arguments.runs, arguments.results, arguments.soft, left):
+            folders = (arguments.runs, arguments.results, arguments.soft)
+            if not train_fold(recipe, arguments.data, fold, *folders, left, arguments.device):
                 return
 
 

@@ -97,12 +97,13 @@ class Training:
         settings: see `Settings`.
         regions: glands to learn from.
         file: what it is resumed from, if there is one, and saved to.
+        device: "cpu" or "cuda".
     """
 
-    def __init__(self, settings: Settings, regions: Sequence[Region], file: Path) -> None:
-        self.settings, self.regions, self.file = settings, regions, file
+    def __init__(self, settings: Settings, regions: Sequence[Region], file: Path, device: str = "cpu") -> None:
+        self.settings, self.regions, self.file, self.device = settings, regions, file, torch.device(device)
         torch.manual_seed(settings.seed)
-        self.net = TeacherNet(2, teacher_net.WIDTHS).to(memory_format=torch.channels_last_3d)
+        self.net = TeacherNet(2, teacher_net.WIDTHS).to(memory_format=torch.channels_last_3d).to(self.device)
         self.averaged = copy.deepcopy(self.net).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), weight_decay=settings.weight_decay)
         self.step, self.core_seconds = 0, 0.0
@@ -152,8 +153,8 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = settings.rate(self.step)
         for index in range(self.step * settings.glands, (self.step + 1) * settings.glands):
-            image, targets = self._example(index)
-            with mixed_precision(CPU):
+            image, targets = (tensor.to(self.device) for tensor in self._example(index))
+            with mixed_precision(self.device):
                 scores = self.net(image)
             loss = loss_of(scores, targets) / settings.glands
             loss.backward()  # type: ignore[no-untyped-call]
@@ -232,7 +233,9 @@ def training_regions(data: Path, patients: Sequence[str], locator: Locator) -> l
 
 
 @torch.no_grad()
-def scores_of(net: TeacherNet, prepared: Prepared, centres: Sequence[Centre | None]) -> NDArray[np.float32]:
+def scores_of(
+    net: TeacherNet, prepared: Prepared, centres: Sequence[Centre | None], device: torch.device = CPU
+) -> NDArray[np.float32]:
     """Scores (glands, D, H, W) at the scan's voxels, the mean over regions that are shifted by half a voxel; 0 for a
     gland without centre."""
     labels, spacing_mm = prepared.contract.labels, prepared.volume.spacing_mm
@@ -244,9 +247,9 @@ def scores_of(net: TeacherNet, prepared: Prepared, centres: Sequence[Centre | No
         slices, rows, columns = (at + mm / step for at, mm, step in zip(centre, shift, spacing_mm, strict=True))
         mirrored = side_of(labels[1 + gland]) == LEFT
         region = region_of("", prepared, (slices, rows, columns), mirrored=mirrored)
-        with mixed_precision(CPU):
-            logits = net(seen(region, grid_mm()))[0]
-        shares = logits.float().softmax(dim=1)[0, 1]
+        with mixed_precision(device):
+            logits = net(seen(region, grid_mm()).to(device))[0]
+        shares = logits.float().softmax(dim=1)[0, 1].cpu()
         scores[(gland, *region.part)] += scores_back(shares, region).numpy() / len(shifts)
     return scores
 
@@ -282,7 +285,7 @@ def keep_settings(used: dict[str, Any], path: Path) -> None:
 
 
 def run_fold(
-    fold: int, data: Path, settings: Settings, locator: Locator, runs: Path, results: Path, minutes: float
+    fold: int, data: Path, settings: Settings, locator: Locator, runs: Path, results: Path, minutes: float, device: str
 ) -> bool:
     """Train, or go on with, the network of a fold, and score it when it is done; False if the time was over before.
 
@@ -294,6 +297,7 @@ def run_fold(
         runs: folder for the checkpoint of this network.
         results: folder for scores and masks of this network; the folds are in its parent.
         minutes: stop then.
+        device: "cpu", where one core is used, or "cuda".
     """
     held_out, rest = split_for(fold, data, results.parent)
     run = runs / f"fold-{fold}"
@@ -301,13 +305,13 @@ def run_fold(
     results.mkdir(parents=True, exist_ok=True)
     used = settings_of(settings)
     keep_settings(used, run / "settings.json")
-    training = Training(settings, training_regions(data, rest, locator), run / "last.pt")
+    training = Training(settings, training_regions(data, rest, locator), run / "last.pt", device)
     if not training.run(minutes, f"{runs.name} fold {fold}"):
         return False
 
     def segment(_: str, scan: NiftiScan) -> Mask:
         prepared = locator.prepared(scan)
-        return mask_of(scores_of(training.averaged, prepared, locator.centres(prepared)))
+        return mask_of(scores_of(training.averaged, prepared, locator.centres(prepared), training.device))
 
     content = {
         "recipe": runs.name,
@@ -315,7 +319,7 @@ def run_fold(
         "fold": fold,
         "train_minutes": round(training.core_seconds / 60, 1),
         "training_loss": round(float(np.mean(training.losses[-1000:])), 5),
-        **environment(),
+        **environment(device),
         "patients": score(segment, locator.contract.labels, data, held_out, results / "masks"),
     }
     write_text(json.dumps(content, indent=1) + "\n", results / f"fold-{fold}.json")
@@ -332,6 +336,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=13000, help="length of a training")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop then; the next call goes on")
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL, help="finds the glands of held-out patients")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--name", default=NAME, help="of the network's folders; another one for other settings")
     arguments = parser.parse_args()
@@ -349,7 +354,7 @@ def main() -> None:
         if (results / f"fold-{fold}.json").exists():
             continue
         left = (end - time.monotonic()) / 60
-        if not run_fold(fold, arguments.data, settings, locator, runs, results, left):
+        if not run_fold(fold, arguments.data, settings, locator, runs, results, left, arguments.device):
             return
 
 

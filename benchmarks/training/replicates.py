@@ -141,23 +141,23 @@ class CoreMinutes:
         return round(now, 2)
 
 
-def do(name: str, data: Path, runs: Path) -> None:
-    """One item of `work`, on one core."""
+def do(name: str, data: Path, runs: Path, device: str = "cpu") -> None:
+    """One item of `work`, on one core or a GPU."""
     import torch
 
     torch.set_num_threads(1)
     if name.startswith("test:"):
         run = name.removeprefix("test:")
-        write(run, {"test": test(data, runs / run / "best.pt")})
+        write(run, {"test": test(data, runs / run / "best.pt", device)})
         return
     for start, pretraining in ((start, number) for start in STARTS for number in range(PRETRAININGS)):
         if name == f"{start}-p{pretraining}":
-            pretrain(start, pretraining, data, runs)
+            pretrain(start, pretraining, data, runs, device)
             return
-    fine_tune(next(run for run in wanted() if run.name == name), data, runs)
+    fine_tune(next(run for run in wanted() if run.name == name), data, runs, device)
 
 
-def fitted(values: dict[str, Any], data: Path, folder: Path, cache: Path) -> dict[str, Any]:
+def fitted(values: dict[str, Any], data: Path, folder: Path, cache: Path, device: str) -> dict[str, Any]:
     """Train; the last record of its metrics, with the minutes of a core."""
     from parotid_seg.train.settings import load_config, merge
     from parotid_seg.train.stages import train
@@ -170,7 +170,7 @@ def fitted(values: dict[str, Any], data: Path, folder: Path, cache: Path) -> dic
 
     config = merge(load_config("compact"), {**values, "augment": AUGMENT}, where=f"{folder.name}: ")
     resume = (folder / "run" / "last.pt").exists()
-    train(config, data, folder / "run", device="cpu", resume=resume, cache=cache, report=report)
+    train(config, data, folder / "run", device=device, resume=resume, cache=cache, report=report)
     last: dict[str, Any] = json.loads((folder / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     return {**last, "core_minutes": minutes.note()}
 
@@ -180,35 +180,38 @@ def init_of(start: str, pretraining: int, runs: Path) -> str:
     return start if start == "scratch" else str(runs / f"{start}-p{pretraining}" / "run" / "best.pt")
 
 
-def pretrain(start: str, pretraining: int, data: Path, runs: Path) -> None:
+def pretrain(start: str, pretraining: int, data: Path, runs: Path, device: str) -> None:
     """One pre-training of a start."""
     stage, name = STARTS[start].stage, f"{start}-p{pretraining}"
     values: dict[str, Any] = {"seed": pretraining, "stages": [stage], stage: STARTS[start].settings}
     values["init"] = init_of(STARTS[start].source, pretraining, runs)
-    last = fitted(values, data, runs / name, runs / "cache")
-    write(
-        f"start-{name}", {"start": start, "pretraining": pretraining, **asdict(STARTS[start]), "last": last} | machine()
-    )
+    last = fitted(values, data, runs / name, runs / "cache", device)
+    result = {"start": start, "pretraining": pretraining, **asdict(STARTS[start]), "last": last, **machine(device)}
+    write(f"start-{name}", result)
     (runs / name / "finished").touch()
 
 
-def fine_tune(run: Run, data: Path, runs: Path) -> None:
+def fine_tune(run: Run, data: Path, runs: Path, device: str) -> None:
     """One fine-tuning, validated at its end."""
     splits, folder = json.loads((data / "splits.json").read_text()), runs / run.name
     patients = drawn(splits["train"], run.draw)
     make_fold_data(data, folder / "data", splits["validation"], patients)
     budget: dict[str, Any] = {**BUDGETS[BUDGET], "images_per_epoch": SLICES_AN_EPOCH, "learning_rate": RATE}
-    values = {"seed": run.pretraining, "transfer": list(run.transfer), "stages": ["segment"], "segment": budget}
-    last = fitted(
-        {**values, "init": init_of(run.start, run.pretraining, runs)}, folder / "data", folder, runs / "cache"
-    )
+    values = {
+        "seed": run.pretraining,
+        "init": init_of(run.start, run.pretraining, runs),
+        "transfer": list(run.transfer),
+        "stages": ["segment"],
+        "segment": budget,
+    }
+    last = fitted(values, folder / "data", folder, runs / "cache", device)
     found = {
         "validation_dsc": last["validation_dsc"],
         "training_loss": last["loss"],
         "core_minutes": last["core_minutes"],
     }
     (folder / "run" / "best.pt").rename(folder / "best.pt")
-    write(run.name, {**asdict(run), "patients": patients, **budget, **found, **machine()})
+    write(run.name, {**asdict(run), "patients": patients, **budget, **found, **machine(device)})
 
 
 if __name__ == "__main__":

@@ -175,15 +175,15 @@ def finished(folder: Path) -> bool:
     return (folder / "finished").exists()
 
 
-def do(name: str, data: Path, runs: Path) -> None:
-    """One item of `work`, on one core."""
+def do(name: str, data: Path, runs: Path, device: str = "cpu") -> None:
+    """One item of `work`, on one core or a GPU."""
     import torch
 
     torch.set_num_threads(1)
     from parotid_seg.train.settings import load_config, merge
     from parotid_seg.train.stages import train
 
-    common: dict[str, Any] = {"device": "cpu", "cache": runs / "cache", "report": lambda line: print(line, flush=True)}
+    common: dict[str, Any] = {"device": device, "cache": runs / "cache", "report": lambda line: print(line, flush=True)}
     started = time.time()
     if name in STARTS_AND_TRIALS:
         start = STARTS_AND_TRIALS[name]
@@ -191,10 +191,10 @@ def do(name: str, data: Path, runs: Path) -> None:
         values: dict[str, Any] = {"stages": [start.stage], "init": init, start.stage: start.settings}
         config = merge(load_config("compact"), {**values, "augment": AUGMENT}, where=f"{name}: ")
         train(config, data, runs / name, resume=(runs / name / "last.pt").exists(), **common)
-        keep_start(name, runs / name)
+        keep_start(name, runs / name, device)
         (runs / name / "finished").touch()
     elif name.startswith("test:"):
-        write(name.removeprefix("test:"), {"test": test(data, runs / name.removeprefix("test:") / "best.pt")})
+        write(name.removeprefix("test:"), {"test": test(data, runs / name.removeprefix("test:") / "best.pt", device)})
     else:
         run = next(run for run, _ in wanted() if run.name == name)
         folder = runs / name
@@ -206,14 +206,15 @@ def do(name: str, data: Path, runs: Path) -> None:
         train(config, data, folder, labelled=run.labelled, resume=(folder / "last.pt").exists(), **common)
         last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
         found = {"validation_dsc": last["validation_dsc"], "training_loss": last["loss"]}
+        found["minutes"] = (time.time() - started) / 60
         (folder / "last.pt").unlink()
-        write(name, {**asdict(run), **budget, **found, "minutes": (time.time() - started) / 60, **machine()})
+        write(name, {**asdict(run), **budget, **found, **machine(device)})
 
 
-def keep_start(name: str, folder: Path) -> None:
+def keep_start(name: str, folder: Path, device: str) -> None:
     """Write the last record of a start's training to the results, to tell how well it learnt its own task."""
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    write(f"start-{slug(name)}", {"start": name, **asdict(STARTS_AND_TRIALS[name]), "last": last, **machine()})
+    write(f"start-{slug(name)}", {"start": name, **asdict(STARTS_AND_TRIALS[name]), "last": last, **machine(device)})
 
 
 def slug(name: str) -> str:
@@ -221,8 +222,10 @@ def slug(name: str) -> str:
     return name.replace(" ", "-").replace(",", "")
 
 
-def machine() -> dict[str, Any]:
+def machine(device: str) -> dict[str, Any]:
     """What a figure was made with."""
+    import torch
+
     from parotid_seg.system import versions_of
 
     versions = versions_of(("parotid-seg", "torch", "timm", "numpy"))
@@ -230,6 +233,7 @@ def machine() -> dict[str, Any]:
         "versions": versions,
         "python": platform.python_version(),
         "cores": os.cpu_count(),
+        **({} if device == "cpu" else {"gpu": torch.cuda.get_device_name(device)}),
         "date": f"{time.strftime('%F')}",
     }
 
@@ -242,7 +246,7 @@ def write(name: str, values: dict[str, Any]) -> None:
     write_text(json.dumps({**(read(name) or {}), **values}, indent=1) + "\n", RESULTS / f"{name}.json")
 
 
-def test(data: Path, checkpoint: Path) -> dict[str, dict[str, float | None]]:
+def test(data: Path, checkpoint: Path, device: str) -> dict[str, dict[str, float | None]]:
     """Figures of every test patient: means over the glands, and over the whole scan."""
     import numpy as np
     import torch
@@ -255,7 +259,7 @@ def test(data: Path, checkpoint: Path) -> dict[str, dict[str, float | None]]:
     from parotid_seg.train.supervised import segment_volume
 
     trained = load_checkpoint(checkpoint)
-    net = trained.network()
+    net = trained.network().to(device)
     fixed = fixed_windows(trained.channels, trained.config.window_hu)
     found = {}
     for path in sorted((data / "imagesTs").glob("*_0000.nii.gz")):
@@ -263,7 +267,7 @@ def test(data: Path, checkpoint: Path) -> dict[str, dict[str, float | None]]:
         scan = read_nifti(path)
         volume, windows = in_windows(scan.volume, trained.channels, fixed)
         reference, _ = read_mask(data / "labelsTs" / f"{case}.nii.gz", like=scan)
-        mask = segment_volume(net, volume, windows, trained.config.grid, torch.device("cpu"))
+        mask = segment_volume(net, volume, windows, trained.config.grid, torch.device(device))
         mask = keep_largest_components(mask, trained.labels)
         scores = score_case(mask, reference, scan.volume.spacing_mm, trained.labels)
         of_glands = {
@@ -318,7 +322,10 @@ def keep_busy(command: Sequence[str], work: Callable[[], Iterator[str]], runs: P
 
 
 def run_command(
-    description: str | None, script: str, work: Callable[[Path], Iterator[str]], do: Callable[[str, Path, Path], None]
+    description: str | None,
+    script: str,
+    work: Callable[[Path], Iterator[str]],
+    do: Callable[[str, Path, Path, str], None],
 ) -> None:
     """The command line of a study.
 
@@ -326,7 +333,7 @@ def run_command(
         description: for --help.
         script: its file, which is called again for each item.
         work: names of what is to be done, most wanted first, from the folder of the runs.
-        do: one item: its name, the data set and the folder of the runs.
+        do: one item: its name, the data set, the folder of the runs and the device.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -335,12 +342,14 @@ def run_command(
     parser.add_argument("--runs", type=Path, required=True, help="folder for checkpoints and decoded scans")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, a core each")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop then; the next call goes on")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="with cuda, several share the GPU")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only:
-        do(arguments.only, arguments.data, arguments.runs)
+        do(arguments.only, arguments.data, arguments.runs, arguments.device)
         return
-    command = [sys.executable, script, str(arguments.data), "--runs", str(arguments.runs), "--only"]
+    where = ["--runs", str(arguments.runs), "--device", arguments.device]
+    command = [sys.executable, script, str(arguments.data), *where, "--only"]
     keep_busy(command, partial(work, arguments.runs), arguments.runs, arguments.jobs, arguments.minutes)
 
 
