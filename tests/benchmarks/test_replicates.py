@@ -49,12 +49,21 @@ def test_what_is_done_in_which_order(results: Write, tmp_path: Path) -> None:
         (tmp_path / name / "best.pt").touch()
     (tmp_path / "organs-p0").mkdir()
     (tmp_path / "organs-p0" / "finished").touch()
-    assert list(dict.fromkeys(replicates.work(tmp_path)))[:9] == [
+    assert list(dict.fromkeys(replicates.work(tmp_path)))[:8] == [
         *(f"test:{name}" for name in scratch),
         "organs+contrast-p0",
-        *(f"organs-{parts}-p0-d{draw}" for parts in ("encoder-decoder", "encoder") for draw in (0, 1)),
+        *(f"organs-encoder-decoder-p0-d{draw}" for draw in (0, 1)),
+        *(f"scratch-encoder-decoder-p1-d{draw}" for draw in (0, 1)),
+        "organs-p1",
+    ]
+    for run in replicates.wanted():
+        if run.transfer == BOTH and run.start != "organs+organs":
+            results(run, 0.5)
+    assert list(dict.fromkeys(replicates.work(tmp_path))) == [
+        "organs+contrast-p0",
+        *(f"organs-encoder-p0-d{draw}" for draw in (0, 1)),
         "organs+organs-p0",
-        "scratch-encoder-decoder-p1-d0",
+        *(f"organs-p{pretraining}" for pretraining in range(1, 5)),
     ]
     for run in replicates.wanted():
         results(run, 0.5)
