@@ -20,6 +20,7 @@ from typing import Any
 
 import onnx
 import study
+from cross_validation import report_by_size
 
 from parotid_seg.contract import Contract
 from parotid_seg.export.onnx_file import with_contract
@@ -249,6 +250,16 @@ def test_contours_of_ten_patients_are_grown_by_what_the_script_says() -> None:
     _, grown = ten_patients.unlike(scan, labels, grown_mm, seed=0)
     volume = np.count_nonzero(grown.dataobj) * np.prod(grown.header.get_zooms())
     assert (3 * volume / (4 * np.pi)) ** (1 / 3) == pytest.approx(radius_mm + grown_mm, abs=0.5)
+
+
+def test_amount_and_place_of_masks_by_size_of_the_gland(tmp_path: Path) -> None:
+    glands = [{"reference_ml": ml, "volume_ml": ml * (0.5 if ml % 2 else 2), "dsc": 0.5} for ml in range(4, 12)]
+    patients = {f"p{number}": {"parotid_left": gland} for number, gland in enumerate(glands)}
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "fold-0.json").write_text(json.dumps({"fold": 0, "patients": patients}))
+    rows = report_by_size(tmp_path).splitlines()[2:]
+    assert len(rows) == 4
+    assert rows[0] == "| small | 4.0 to 5.0 | 0.500 | 1.25 (0.88 to 1.62) | 0.667 |"
 
 
 @pytest.mark.slow
