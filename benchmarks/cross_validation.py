@@ -124,19 +124,22 @@ def train_fold(
         report=lambda line: print(f"{time.strftime('%H:%M:%S')}  {recipe.stem} fold {fold}: {line}", flush=True),
     )
     if done:
-        records = records_of(run / "metrics.jsonl")
-        earlier = [record for path in run.glob("*/metrics.jsonl") for record in records_of(path)]
-        content = {
-            "recipe": recipe.stem,
-            "settings": tomllib.loads(recipe.read_text()),
-            "fold": fold,
-            "train_minutes": round(sum(record.get("train_seconds", 0) for record in [*earlier, *records]) / 60, 1),
-            "training_loss": records[-1]["loss"],
-            **environment(device),
-            "patients": score_fold(run / "last.pt", data, held_out, results / recipe.stem / "masks", device),
-        }
-        write_text(json.dumps(content, indent=1) + "\n", results / recipe.stem / f"fold-{fold}.json")
+        result = {"recipe": recipe.stem, "settings": tomllib.loads(recipe.read_text()), "fold": fold}
+        result |= result_of(run, data, held_out, results / recipe.stem / "masks", device)
+        write_text(json.dumps(result, indent=1) + "\n", results / recipe.stem / f"fold-{fold}.json")
     return done
+
+
+def result_of(run: Path, data: Path, held_out: Sequence[str], masks: Path, device: str) -> dict[str, Any]:
+    """Figures of a finished training, and the scores of its held-out patients, whose masks are written."""
+    records = records_of(run / "metrics.jsonl")
+    earlier = [record for path in run.glob("*/metrics.jsonl") for record in records_of(path)]
+    return {
+        "train_minutes": round(sum(record.get("train_seconds", 0) for record in [*earlier, *records]) / 60, 1),
+        "training_loss": records[-1]["loss"],
+        **environment(device),
+        "patients": score_fold(run / "last.pt", data, held_out, masks, device),
+    }
 
 
 def records_of(path: Path) -> list[dict[str, Any]]:
