@@ -246,13 +246,17 @@ def test_what_is_not_read_is_named_and_what_is_no_image_is_not(tmp_path: Path, n
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("ct.nii (1).gz", gzip.compress(NIFTI_START), r"by its content a file of \.nii\.gz, .*; rename it"),
+        ("ct.nii (1).gz", gzip.compress(NIFTI_START, mtime=0), r"by its content a file of \.nii\.gz, .*; rename it"),
         ("ct", NIFTI_START, r"by its content a file of \.nii, which its name does not end in; rename it"),
         ("ct.nii.gz.1", NIFTI_START, "by its content"),
         ("ct.nrrd.old", b"NRRD0004\n", r"by its content a file of \.nrrd"),
-        ("IM0001.gz", gzip.compress(bytes(128) + b"DICM" + bytes(99)), "not read: a compressed DICOM file; unpack it"),
-        ("table.gz", gzip.compress(b"1,2\n" * 200), "^$"),
-        ("damaged.gz", gzip.compress(NIFTI_START)[:20], "^$"),
+        (
+            "IM0001.gz",
+            gzip.compress(bytes(128) + b"DICM" + bytes(99), mtime=0),
+            "not read: a compressed DICOM file; unpack it",
+        ),
+        ("table.gz", gzip.compress(b"1,2\n" * 200, mtime=0), "^$"),
+        ("damaged.gz", gzip.compress(NIFTI_START, mtime=0)[:20], "^$"),
         ("text.txt", NIFTI_START, "^$"),
     ],
 )
