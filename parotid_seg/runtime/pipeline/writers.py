@@ -40,7 +40,8 @@ class Outputs:
             if name not in FORMATS:
                 raise OptionError(f"--format: found {name!r}, expected one of: {', '.join(FORMATS)}")
         if not self.formats or len(set(self.formats)) < len(self.formats):
-            raise OptionError("--format: expected at least one format, each once")
+            found = " ".join(self.formats) or "none"
+            raise OptionError(f"--format: found {found}, expected at least one format, each once")
         if self.append and RTSTRUCT not in self.formats:
             raise OptionError("--append: it adds to an RTSTRUCT, expected --format rtstruct beside it")
         if self.append and not self.append.is_file():

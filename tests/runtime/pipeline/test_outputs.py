@@ -22,8 +22,8 @@ from tests.dicom_series import ct_voxels, write_series
     ("formats", "words"),
     [
         (("dicom",), "--format: found 'dicom', expected one of: nifti, nrrd, rtstruct, seg, seg-labelmap"),
-        (("nifti", "nifti"), "--format: expected at least one format, each once"),
-        ((), "--format: expected at least one format"),
+        (("nifti", "nifti"), "--format: found nifti nifti, expected at least one format, each once"),
+        ((), "--format: found none, expected at least one format"),
     ],
 )
 def test_formats_that_there_are_not(formats: tuple[str, ...], words: str) -> None:
