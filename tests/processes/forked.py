@@ -9,17 +9,18 @@ import os
 import runpy
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from parotid_seg.runtime.pipeline import worker_process
 from parotid_seg.runtime.pipeline.protocol.worker_stdio import command_of
 from parotid_seg.runtime.pipeline.worker_process import ONE_THREAD
 from tests.processes.fork_server import Request, Server, with_own_server
+from tests.processes.held import holders
 
 LIGHT = Server(
     "parotid_seg.runtime.pipeline.worker_server", "parotid_seg.bench.child", "parotid_seg.cli", variables=ONE_THREAD
@@ -27,6 +28,8 @@ LIGHT = Server(
 """Forks what reads, segments and writes."""
 HEAVY = Server("tests.processes.preloaded", variables=ONE_THREAD)
 """Forks what needs torch."""
+OUTPUT_ENDS_S = 60
+"""Most seconds between the end of a process and that of its output, which the processes that it started share."""
 
 
 class Forked:
@@ -62,17 +65,27 @@ class Forked:
 
         Raises:
             subprocess.TimeoutExpired: if it runs longer; it is killed.
+            AssertionError: if a process that it started keeps its output open.
         """
-        with ThreadPoolExecutor(2) as threads:
-            texts = [threads.submit(stream.read) for stream in (self.stdout, self.stderr)]
-            late = self.poll(timeout) is None
-            self.kill()
-            out, err = (text.result() for text in texts)
-        self.stdout.close()
-        self.stderr.close()
+        texts: dict[IO[str], str] = {}
+
+        def read(stream: IO[str]) -> None:
+            texts[stream] = stream.read()
+
+        streams = (self.stdout, self.stderr)
+        readers = [threading.Thread(target=read, args=(stream,), daemon=True) for stream in streams]
+        for reader in readers:
+            reader.start()
+        late = self.poll(timeout) is None
+        self.kill()
+        for reader, stream in zip(readers, streams, strict=True):
+            reader.join(OUTPUT_ENDS_S)
+            if reader.is_alive():
+                raise AssertionError(f"process {self.pid} has ended, and its output is held by {holders(stream)}")
+            stream.close()
         if late:
-            raise subprocess.TimeoutExpired(str(self.pid), timeout, out, err)
-        return out, err
+            raise subprocess.TimeoutExpired(str(self.pid), timeout, *(texts[stream] for stream in streams))
+        return texts[self.stdout], texts[self.stderr]
 
 
 FORKABLE = ("parotid_seg.runtime.pipeline.worker_server", "parotid_seg.bench.child")
