@@ -53,7 +53,4 @@ def start_process(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
     yield starter
     for node in nodes:
-        node.process.kill()
-        node.process.wait()
-        node.process.stdout.close()
-        node.process.stderr.close()
+        node.close()

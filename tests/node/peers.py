@@ -27,7 +27,8 @@ from parotid_seg.node.server import listen
 from parotid_seg.node.work import Segmented
 from tests.dicom_series import ct_voxels, save, uid, write_series
 from tests.processes.fork_server import Server
-from tests.processes.forked import Forked
+from tests.processes.forked import OUTPUT_ENDS_S, Forked
+from tests.processes.held import holders
 from tests.processes.ports import free_port
 
 NAME = "Marker^Nobody"
@@ -71,7 +72,7 @@ class Speaking:
 
     lines: list[str]
 
-    def wait_for(self, true: Callable[[], object], seconds: float = 20.0) -> None:
+    def wait_for(self, true: Callable[[], object], seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
         while not true():
             assert time.monotonic() < end, self.lines
@@ -194,7 +195,8 @@ class Process(Speaking):
         run = partial(import_module(RUN_NODE).main, self.port, out, archive_port, seconds, quiet_s)
         self.process = Forked(run, server=NODES)
         self.lines = []
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         self.wait_for(lambda: self.lines)
 
     def _listen(self) -> None:
@@ -213,3 +215,12 @@ class Process(Speaking):
     def end(self, number: int) -> int:
         self.process.send_signal(number)
         return self.process.wait(30)
+
+    def close(self) -> None:
+        """End it. Streams cannot be closed as long as a thread reads them."""
+        self.process.kill()
+        self.process.wait(30)
+        self._listener.join(OUTPUT_ENDS_S)
+        assert not self._listener.is_alive(), holders(self.process.stderr)
+        self.process.stdout.close()
+        self.process.stderr.close()

@@ -19,7 +19,7 @@ def test_kill_9_again_and_again(start_process: Callable[..., Process], tmp_path:
     archive = Archive(free_port())
     folders = [tmp_path / f"ct{number}" for number in range(4)]
     paths = {folder: make_series(folder) for folder in folders}
-    node = start_process(archive.peer.port, 0.3, 1.0)
+    node = start_process(archive.peer.port, 0.3, 2.0)
     taken: list[str] = []
 
     def deliver() -> None:
@@ -44,7 +44,7 @@ def test_kill_9_again_and_again(start_process: Callable[..., Process], tmp_path:
         node.wait_for(moment)
         node.process.kill()
         assert node.process.wait() == -signal.SIGKILL
-        node = start_process(archive.peer.port, 0.3, 1.0)
+        node = start_process(archive.peer.port, 0.3, 2.0)
     node.wait_for(lambda: all(node.status(name) == SENT for name in taken))
     assert node.end(signal.SIGTERM) == 0
     archive.close()

@@ -117,7 +117,7 @@ class Server:
 
     def _connection(self) -> socket.socket:
         if self._socket is None:
-            self._socket, theirs = socket.socketpair()
+            ours, theirs = socket.socketpair()
             program = (
                 "import os, sys; sys.path[0] = os.getcwd(); "
                 "from tests.processes.fork_server import serve; serve(int(sys.argv[1]), sys.argv[2:])"
@@ -130,6 +130,7 @@ class Server:
                 env={**os.environ, **self._variables},
             )
             theirs.close()
+            self._socket = ours  # not before it is sure that somebody is at the other end
         return self._socket
 
 
