@@ -13,71 +13,17 @@ from typing import Any
 import pytest
 
 from parotid_seg.errors import MachineError, OutputError, ScanError
-from parotid_seg.node.inbox import PATIENCE, Inbox
+from parotid_seg.node import inbox
+from parotid_seg.node.inbox import PATIENCE
 from parotid_seg.node.ledger import DONE, FAILED, INCOMPLETE, SENT, STARTED, Ledger, ReceivedSlice, SeriesRecord
-from parotid_seg.node.listen_options import ListenOptions, Peer
-from parotid_seg.node.work import MOST_DEATHS, Segmented, Work
-
-pytestmark = pytest.mark.slow
-
-
-QUIET_S = 0.05
+from parotid_seg.node.listen_options import Peer
+from parotid_seg.node.work import MOST_DEATHS, Segmented
+from tests.node.work_bench import QUIET_S, Bench, Clock
 
 
-class Bench:
-    """The working half of a node; `restarted` is the next one in the same folder."""
-
-    def __init__(
-        self, out: Path, segment: Callable[..., Any] | None = None, settings: str = "", **options: Any
-    ) -> None:
-        self.options = ListenOptions(104, out, quiet_s=QUIET_S, **options)
-        self.inbox, self.ledger = Inbox(out / "inbox", QUIET_S), Ledger(out / "state")
-        self.lines: list[str] = []
-        self.calls: list[list[str]] = []
-        self.outgoing: list[str] = []
-        self.segment = segment or self.write
-        self.work = Work(
-            self.options, self.inbox, self.ledger, self.call, self.outgoing.append, self.lines.append, settings
-        )
-        self.work.recover()
-
-    def call(self, folder: Path, out: Path) -> Segmented:
-        self.calls.append(sorted(path.read_text() for path in folder.iterdir()))
-        return self.segment(folder, out)
-
-    @staticmethod
-    def write(folder: Path, out: Path) -> Segmented:
-        (out / "result.dcm").write_text(" ".join(sorted(path.read_text() for path in folder.iterdir())))
-        return Segmented((out / "result.dcm",))
-
-    def receive(self, *contents: str, sender: str = "one", series: str = "1.2") -> str:
-        """Objects whose instance UID follows from the first letter of their content."""
-        for content in contents:
-            path = self.inbox.new_path()
-            file = path.open("xb")
-            file.write(content.encode())
-            name = self.inbox.place(file, path, series, str(ord(content[0])), sender)
-        self.inbox.left(sender)
-        return name
-
-    def run(self) -> list[str]:
-        """Do whatever is ready."""
-        time.sleep(QUIET_S * 1.5)
-        done = []
-        while (series := self.inbox.take()) is not None:
-            self.work.do(series)
-            done.append(series)
-        return done
-
-    def status(self, series: str) -> str:
-        return self.ledger.get(series).status
-
-    def result(self, series: str) -> str:
-        (name,) = self.ledger.get(series).results
-        return (self.work.results / series / name).read_text()
-
-    def restarted(self, **options: Any) -> Bench:
-        return Bench(self.options.out, **options)
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "time", Clock)
 
 
 @pytest.fixture
@@ -137,7 +83,7 @@ def test_it_waits_for_the_association_and_for_quiet(bench: Bench) -> None:
 def test_an_association_that_never_closes_does_not_hold_it_up_for_ever(bench: Bench) -> None:
     path = bench.inbox.new_path()
     series = bench.inbox.place(path.open("xb"), path, "1.2", "1", "eternal")
-    time.sleep(QUIET_S * PATIENCE)
+    Clock.sleep(QUIET_S * PATIENCE)
     assert bench.inbox.take() == series
 
 
@@ -218,7 +164,7 @@ def test_slices_that_come_while_the_result_is_sent(tmp_path: Path) -> None:
     series = bench.receive("a", "b")
     bench.run()
     bench.receive("c")
-    time.sleep(QUIET_S * 1.5)
+    Clock.sleep(QUIET_S * 1.5)
     assert bench.inbox.take() == series
     bench.work.delivered(series)  # by the sender's thread
     bench.work.do(series)
@@ -234,7 +180,7 @@ def test_slices_that_come_while_the_result_is_sent(tmp_path: Path) -> None:
 def test_a_machine_that_has_run_out_of_something_puts_it_off(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    monkeypatch.setattr("parotid_seg.node.work.RETRY_S", 0.2)
+    monkeypatch.setattr("parotid_seg.node.work.RETRY_S", QUIET_S * 4)
 
     def exhausted(folder: Path, out: Path) -> None:
         bench.segment = bench.write
@@ -244,13 +190,13 @@ def test_a_machine_that_has_run_out_of_something_puts_it_off(
     series = bench.receive("a")
     bench.run()
     assert f"series {series}: put off" in bench.lines[-1]
-    time.sleep(0.2)
+    Clock.sleep(QUIET_S * 4)
     bench.run()
     assert (bench.status(series), bench.result(series), len(bench.calls)) == (DONE, "a", 2)
 
 
 def test_a_full_disk_puts_it_off(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("parotid_seg.node.work.RETRY_S", 0.2)
+    monkeypatch.setattr("parotid_seg.node.work.RETRY_S", QUIET_S * 4)
 
     def full(folder: Path, out: Path) -> None:
         bench.segment = other_full
@@ -266,7 +212,7 @@ def test_a_full_disk_puts_it_off(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
     assert "put off, files cannot be read or written: no room" in bench.lines[-1]
     assert bench.run() == []
     for _ in range(2):
-        time.sleep(0.2)
+        Clock.sleep(QUIET_S * 4)
         bench.run()
     assert (bench.status(series), bench.result(series), len(bench.calls)) == (DONE, "a", 3)
     assert list(bench.work.results.glob(".partial*")) == []
