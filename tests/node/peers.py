@@ -83,7 +83,7 @@ class Node(Speaking):
     """A node that runs in a thread."""
 
     def __init__(self, out: Path, segment: Callable[[Path, Path], Segmented] = fake_segment, **options: Any) -> None:
-        known: dict[str, Any] = {"allowed": ("TESTER",), "quiet_s": 0.3, "spare_mib": 1, "silence_s": 20.0}
+        known: dict[str, Any] = {"allowed": ("TESTER",), "quiet_s": 0.3, "spare_mib": 1, "silence_s": 60.0}
         self.options = ListenOptions(port=free_port(), out=out, **(known | options))
         self.lines = []
         self.calls: list[str] = []
@@ -112,13 +112,13 @@ class Node(Speaking):
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
 
 @contextmanager
 def associated(
-    port: int, title: str = "TESTER", classes: tuple[str, ...] = SOP_CLASSES, patience_s: float = 10
+    port: int, title: str = "TESTER", classes: tuple[str, ...] = SOP_CLASSES, patience_s: float = 30
 ) -> Iterator[Association]:
     ae = RequestingAE(title)
     ae.acse_timeout = ae.dimse_timeout = patience_s
@@ -132,7 +132,7 @@ def associated(
             association.release()
 
 
-def send(port: int, paths: list[Path], title: str = "TESTER", patience_s: float = 10) -> list[int]:
+def send(port: int, paths: list[Path], title: str = "TESTER", patience_s: float = 30) -> list[int]:
     """Send files in one association; the statuses."""
     with associated(port, title, patience_s=patience_s) as association:
         assert association.is_established
@@ -214,12 +214,12 @@ class Process(Speaking):
 
     def end(self, number: int) -> int:
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
     def close(self) -> None:
         """End it. Streams cannot be closed as long as a thread reads them."""
         self.process.kill()
-        self.process.wait(30)
+        self.process.wait(60)
         self._listener.join(OUTPUT_ENDS_S)
         assert not self._listener.is_alive(), holders(self.process.stderr)
         self.process.stdout.close()
