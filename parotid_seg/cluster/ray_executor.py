@@ -122,10 +122,7 @@ class RayExecutor:
     def close(self) -> None:
         """End the client, and with it its actors on the hosts."""
         self._process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(LEAVES_S)
-        self._process.kill()
-        self._process.wait()
+        self._how_it_ended()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _send(self, message: object) -> None:
@@ -152,9 +149,18 @@ class RayExecutor:
                 return message
             self._say(message.text)
 
+    def _how_it_ended(self) -> str:
+        """Wait until the client, which is ending, is gone; Ray's own end may hang."""
+        try:
+            return cause(self._process.wait(LEAVES_S))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return f"its process did not end within {LEAVES_S:g} s"
+
     def _why(self) -> str:
         """How the client ended, and the last line of its log."""
-        reason = cause(self._process.wait())
+        reason = self._how_it_ended()
         lines = self._log.read_text(errors="replace").splitlines()
         last_line = RAY_LOG.sub("", next((line for line in reversed(lines) if line.strip()), "")).strip()
         return f"{reason} ({last_line.partition('. ')[0][:200]})" if last_line else reason

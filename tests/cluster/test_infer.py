@@ -1,5 +1,6 @@
 """`parotid-seg infer --cluster` as a user runs it, on a Ray of this machine."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,9 +20,10 @@ import numpy as np
 import pytest
 
 from parotid_seg.cli import main
+from parotid_seg.cluster import ray_executor
 from parotid_seg.cluster.cluster_options import ClusterOptions
 from parotid_seg.cluster.ray_executor import NO_TELEMETRY, RayExecutor, model_for_hosts
-from parotid_seg.errors import InputError, ModelError
+from parotid_seg.errors import InputError, ModelError, ParotidSegError
 from parotid_seg.runtime.engines.model_options import ModelOptions
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.report.results import read_results
@@ -60,6 +63,8 @@ print(started.address_info["gcs_address"], flush=True)
 sys.stdin.read()
 """
 """Starts a cluster, prints its address, and ends it once standard input is closed."""
+STARTS, STARTS_S = 3, 120
+"""On a machine with much other work Ray gives its own start up, or hangs: how often, and how long, it may try."""
 
 
 class Cluster(NamedTuple):
@@ -80,10 +85,32 @@ def cluster() -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**NO_TELEMETRY, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
             patch.setenv(name, value)
-        words = [sys.executable, "-c", HEAD]
-        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as head:
-            yield Cluster(head.stdout.readline().strip(), head.pid)
-            head.communicate()
+        started = (_head() for _ in range(STARTS))
+        head, address = next((head, address) for head, address in started if address)
+        try:
+            yield Cluster(address, head.pid)
+            head.communicate(timeout=STARTS_S)
+        finally:
+            _end(head)
+
+
+def _head() -> "tuple[subprocess.Popen[str], str]":
+    """A cluster's first process and its address; no address, and the process ended, if Ray did not get so far."""
+    words, pipe = [sys.executable, "-c", HEAD], subprocess.PIPE
+    head = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
+    late = threading.Timer(STARTS_S, _end, [head])
+    late.start()
+    address = head.stdout.readline().strip()
+    late.cancel()
+    if not address:
+        _end(head)
+    return head, address
+
+
+def _end(head: "subprocess.Popen[str]") -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(head.pid, signal.SIGKILL)
+    head.wait()
 
 
 def masks(out: Path) -> dict[str, bytes]:
@@ -250,6 +277,20 @@ def test_without_ray(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install 'parotid-seg\[ray\]'"):
         RayExecutor(ClusterOptions("local"), None, model, "", print)
+
+
+def test_a_client_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = (
+        "import os, pickle, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "pickle.load(sys.stdin.buffer); os.close(1); time.sleep(60)"
+    )
+    monkeypatch.setattr(ray_executor, "command_of", lambda _: [sys.executable, "-c", program])
+    monkeypatch.setattr(ray_executor, "LEAVES_S", 0.3)
+    model = model_for_hosts(ModelOptions(), InferOptions())
+    begun = time.monotonic()
+    with pytest.raises(ParotidSegError, match=r"lost: its process did not end within 0\.3 s"):
+        RayExecutor(ClusterOptions("local"), None, model, "", print)
+    assert time.monotonic() - begun < 30
 
 
 def test_a_model_file_that_is_none(tmp_path: Path) -> None:

@@ -105,10 +105,16 @@ class Server:
         content = pickle.dumps(request)
         with self._lock:
             connection = self._connection()
-            socket.send_fds(connection, [ANSWER.pack(len(content))], [stdin, stdout, stderr, told])
-            connection.sendall(content)
-            (pid,) = ANSWER.unpack(_exactly(connection, ANSWER.size))
-        os.close(told)
+            try:
+                socket.send_fds(connection, [ANSWER.pack(len(content))], [stdin, stdout, stderr, told])
+                connection.sendall(content)
+                (pid,) = ANSWER.unpack(_exactly(connection, ANSWER.size))
+            except BaseException:  # the next request would get the answer to this one
+                connection.close()
+                self._socket = None
+                raise
+            finally:
+                os.close(told)
         return Child(pid, status)
 
     def adopt(self, connection: socket.socket) -> None:

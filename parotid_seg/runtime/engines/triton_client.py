@@ -38,6 +38,8 @@ ASKED_S = 20.0
 """Seconds for an answer about the server's models."""
 COMPUTED_S = 300.0
 """Seconds for a chunk's labels, including the wait for earlier chunks of other clients."""
+DELIVERED_S = 10.0
+"""Most seconds that the client takes to hand on an answer, or its absence."""
 LARGEST_MESSAGE = 2**31 - 1
 """Most bytes of a message in gRPC and protocol buffers. gRPC's default of 4 MiB is too small for a chunk's slices."""
 ROOM = 2**16
@@ -129,7 +131,10 @@ class TritonBackend(Backend):
     def finished(self, answer: Future[Any], sizes: tuple[int, ...]) -> Mask:
         """Wait for a chunk's labels, and check them."""
         with self._asking(COMPUTED_S, f"; {RESUMES}"):
-            result = answer.result()
+            try:
+                result = answer.result(COMPUTED_S + DELIVERED_S)
+            except TimeoutError as error:  # the client has lost its own
+                self._fail("DEADLINE_EXCEEDED", "", COMPUTED_S + DELIVERED_S, f"; {RESUMES}", error)
         output = result.get_output(OUTPUTS[0])
         expected = ("UINT8", (1, *sizes) if self._served.request_axis else sizes)
         found = ("no labels", ()) if output is None else (output.datatype, tuple(output.shape))

@@ -146,17 +146,23 @@ class Worker:
         except Exception as error:  # a bug; without an event the run would wait for ever
             traceback.print_exc()
             invalid = f"unexpected {type(error).__name__} while handling its process' answer"
-        self._process.kill()
-        machine = False
+        died = WorkerDied(self._killed_for or invalid or "its process has ended", invalid=bool(invalid))
         try:
-            reason = cause(self._process.wait())
+            self._process.kill()
+            ended = self._end_of_process()
+            died = died if self._killed_for or invalid else ended
+            for each in (requests, answers, self._connection):
+                with contextlib.suppress(OSError):
+                    each.close()
+        finally:
+            self._events.put((self, died))
+
+    def _end_of_process(self) -> WorkerDied:
+        """Wait for the end of the process; why it ended."""
+        try:
+            return WorkerDied(cause(self._process.wait()))
         except MachineError as error:
-            reason, machine = error.reason, not (self._killed_for or invalid)
-        for each in (requests, answers, self._connection):
-            with contextlib.suppress(OSError):
-                each.close()
-        died = WorkerDied(self._killed_for or invalid or reason, invalid=bool(invalid), machine=machine)
-        self._events.put((self, died))
+            return WorkerDied(error.reason, machine=True)
 
     def _question_of(self, request: _Request) -> Asked:
         assert self._work is not None

@@ -255,6 +255,15 @@ def test_a_slow_server_times_out(repository: Path, chunk: Inputs, monkeypatch: p
     one_line(str(caught.value), server.address, NAME)
 
 
+def test_an_answer_that_the_client_loses(server: StandIn, chunk: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_client, "COMPUTED_S", 0.2)
+    monkeypatch.setattr(triton_client, "DELIVERED_S", 0.1)
+    backend = TritonBackend(server.address)
+    monkeypatch.setattr(backend._client, "async_infer", lambda *_, **__: None)
+    with pytest.raises(ParotidSegError, match=r"no answer within 0\.3 s; finished cases are kept"):
+        backend.start(chunk).result()
+
+
 def test_a_server_that_is_not_there() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import queue
 import signal
 import subprocess
 import time
@@ -19,9 +20,10 @@ from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest
 from parotid_seg.runtime.pipeline.run import infer
 from parotid_seg.runtime.pipeline.scheduler import Limits, Pipeline
-from parotid_seg.runtime.pipeline.worker_pool import Worker, WorkerPool
+from parotid_seg.runtime.pipeline.worker_pool import Event, Worker, WorkerDied, WorkerPool
 from parotid_seg.runtime.pipeline.worker_process import WorkerStarter
 from parotid_seg.runtime.segmentation.batching import Batcher
+from tests.runtime.pipeline.test_answers import JOB, WORK
 from tests.runtime.pipeline.test_pipeline import Observed, check_masks, pid, run, work
 from tests.runtime.segmentation.test_batches import Threshold
 
@@ -105,6 +107,36 @@ def test_workers_end_with_the_process_that_forked_them(starter: WorkerStarter) -
     assert worker.process.wait() == -signal.SIGKILL
     another = starter.start()
     assert status(another.process.pid)["PPid"] == str(starter._server._process.pid)
+
+
+def test_a_worker_ended_by_a_signal_without_a_name_is_noticed(starter: WorkerStarter) -> None:
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    process = starter.start()
+    worker = Worker(events, process)
+    os.kill(process.process.pid, signal.SIGRTMIN + 3)
+    wait_until(lambda: worker.has_ended)
+    worker.begin(WORK)
+    worker.give(JOB, 1)
+    assert events.get(timeout=30)[1] == WorkerDied(f"its process was ended by signal {signal.SIGRTMIN + 3}")
+    worker.wait()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_whose_end_cannot_be_learnt_is_noticed(
+    starter: WorkerStarter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run waits for the event of each worker that has ended."""
+
+    def wait() -> int:
+        raise MemoryError
+
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    process = starter.start()
+    monkeypatch.setattr(process.process, "wait", wait)
+    worker = Worker(events, process)
+    worker.kill()
+    assert events.get(timeout=30)[1] == WorkerDied("its process has ended")
+    worker.wait()
 
 
 def test_nothing_is_left_when_the_first_is_given_up_at_once() -> None:

@@ -63,5 +63,6 @@ def cause(status: int, process: str = "its process") -> str:
     if status == -KILL:
         return f"{process} was killed, perhaps for want of memory"
     if status < 0:
-        return f"{process} was ended by {signal.Signals(-status).name}"
+        names = {each.value: each.name for each in signal.Signals}  # real-time signals have none
+        return f"{process} was ended by {names.get(-status, f'signal {-status}')}"
     return f"{process} ended with status {status}"
