@@ -39,7 +39,7 @@ ASKED_S = 20.0
 COMPUTED_S = 300.0
 """Seconds for a chunk's labels, including the wait for earlier chunks of other clients."""
 DELIVERED_S = 10.0
-"""Most seconds that the client takes to hand on an answer, or its absence."""
+"""Most seconds until the client reports an answer, or that there was none in time."""
 LARGEST_MESSAGE = 2**31 - 1
 """Most bytes of a message in gRPC and protocol buffers. gRPC's default of 4 MiB is too small for a chunk's slices."""
 ROOM = 2**16
@@ -133,7 +133,7 @@ class TritonBackend(Backend):
         with self._asking(COMPUTED_S, f"; {RESUMES}"):
             try:
                 result = answer.result(COMPUTED_S + DELIVERED_S)
-            except TimeoutError as error:  # the client has lost its own
+            except TimeoutError as error:  # the client has reported neither
                 self._fail("DEADLINE_EXCEEDED", "", COMPUTED_S + DELIVERED_S, f"; {RESUMES}", error)
         output = result.get_output(OUTPUTS[0])
         expected = ("UINT8", (1, *sizes) if self._served.request_axis else sizes)

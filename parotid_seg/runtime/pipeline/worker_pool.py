@@ -146,16 +146,16 @@ class Worker:
         except Exception as error:  # a bug; without an event the run would wait for ever
             traceback.print_exc()
             invalid = f"unexpected {type(error).__name__} while handling its process' answer"
-        died = WorkerDied(self._killed_for or invalid or "its process has ended", invalid=bool(invalid))
+        died = WorkerDied("its process has ended")
         try:
             self._process.kill()
-            ended = self._end_of_process()
-            died = died if self._killed_for or invalid else ended
+            died = self._end_of_process()
             for each in (requests, answers, self._connection):
                 with contextlib.suppress(OSError):
                     each.close()
         finally:
-            self._events.put((self, died))
+            known = self._killed_for or invalid
+            self._events.put((self, WorkerDied(known, invalid=bool(invalid)) if known else died))
 
     def _end_of_process(self) -> WorkerDied:
         """Wait for the end of the process; why it ended."""
