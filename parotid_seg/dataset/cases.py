@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from parotid_seg.dataset.convert import canonical, check_sides, draw, unusual_volumes
 from parotid_seg.dataset.find_scans import MODALITY, SERIES, STRUCTURES, CandidateScan, NotUsed
 from parotid_seg.dataset.private import FOLDERS, LABELLED, UNLABELLED, DataSetCase, Private
@@ -24,10 +26,10 @@ from parotid_seg.runtime.pipeline.apart import with_care
 from parotid_seg.runtime.report.flag_text import sentence
 from parotid_seg.scan.ct.slice_order import misfits
 from parotid_seg.scan.label_set import DESCRIPTION
-from parotid_seg.scan.nifti import NiftiScan, write_volume
+from parotid_seg.scan.nifti import NiftiScan, read_nifti, write_volume
 
 ENDING = ".nii.gz"
-FORMAT = 4
+FORMAT = 5
 """Version of the conversion: raised whenever its result can change, so that all cases are made again."""
 
 
@@ -56,11 +58,34 @@ class Making:
     made: int = 0
 
     def cases_of(self, candidates: Sequence[CandidateScan]) -> dict[CandidateScan, DataSetCase]:
-        """The case of each scan; new ones are numbered in an order that reveals nothing about patients and folders."""
-        names = _names(candidates)
+        """The case of each scan; new ones are numbered in an order that reveals nothing about patients and folders.
+
+        A scan whose series UID is that of another patient's case is passed to `skip`.
+        """
+        names, cases = _names(candidates), {}
         ordered = sorted(candidates, key=lambda each: hashlib.sha256(names[each].encode()).hexdigest())
-        pseudonym = self.private.pseudonym
-        return {each: self.private.case_of(pseudonym(names[each]), pseudonym(each.patient_id)) for each in ordered}
+        for each in ordered:
+            series, patient = self.private.pseudonym(names[each]), self.private.pseudonym(each.patient_id)
+            known = self.private.known(series)
+            try:
+                if known and known.patient != patient:
+                    self._check_same_scan(each, known)
+            except ScanError as error:
+                self.skip(NotUsed.because(SERIES, each.series.folder, error))
+                continue
+            cases[each] = self.private.case_of(series, patient)
+        return cases
+
+    def _check_same_scan(self, candidate: CandidateScan, case: DataSetCase) -> None:
+        """Raise ScanError unless a case whose PatientID is now another one still has the same images."""
+        path = self._image_path(case, case.kind)
+        if not path.is_file():
+            return
+        if not np.array_equal(_read(candidate).volume.voxels, read_nifti(path).volume.voxels):
+            raise ScanError(
+                f"its series UID is that of {case.name}, which has another PatientID and other images; "
+                "expected a series UID of its own, or another --out"
+            )
 
     def labelled(self, cases: Mapping[CandidateScan, DataSetCase]) -> dict[CandidateScan, DataSetCase]:
         """Make the cases with labels.

@@ -22,8 +22,7 @@ from parotid_seg.dataset.structures import (
     read_structures,
     series_of,
 )
-from parotid_seg.dicom.phi_safe import phi_safe
-from parotid_seg.dicom.read.file import read_object
+from parotid_seg.dicom.read.file import read_patient_id
 from parotid_seg.dicom.read.find import find_series
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import OptionError, ParotidSegError, ScanError
@@ -197,10 +196,12 @@ def _candidate(
     if series.modality != MODALITY:
         reason = f"found modality {series.modality}, expected {MODALITY}"
         skip(NotUsed(SERIES, series.folder, reason))
-        for structures, _ in sets:
-            skip(NotUsed(STRUCTURES, structures.path, f"drawn on a series of modality {series.modality}"))
+        for structures, by in sets:
+            usable = bool(read_meaning(structures, by, names, series.frame_of_reference_uid).rois)
+            reason = f"drawn on a series of modality {series.modality}"
+            skip(NotUsed(STRUCTURES, structures.path, reason, review=usable))
         return None
-    patient_id, structure_sets = _patient_id(series), []
+    patient_id, structure_sets = read_patient_id(series.slices[0].path), []
     for structures, by in sets:
         if patient_id and structures.patient_id and structures.patient_id != patient_id:
             skip(NotUsed(STRUCTURES, structures.path, "its PatientID differs from that of its series", review=True))
@@ -209,13 +210,6 @@ def _candidate(
     return CandidateScan(
         series, patient_id or f"study {series.study_uid}", _contoured(series, structure_sets, names, options, skip)
     )
-
-
-def _patient_id(series: Series) -> str:
-    path = series.slices[0].path
-    with phi_safe(path, "DICOM image"):
-        header = read_object(path, ["PatientID"])
-        return str(header.get("PatientID") or "").strip()
 
 
 def _contoured(

@@ -105,12 +105,15 @@ class Private:
         """A salted hash of a patient's ID or a UID, by which it is recognised but not revealed."""
         return hashlib.blake2b(identifier.encode(), key=bytes.fromhex(self.salt), digest_size=16).hexdigest()
 
+    def known(self, series: str) -> DataSetCase | None:
+        """The case of a series, by its pseudonym, if it has one."""
+        return next((case for case in self.cases.values() if case.series == series), None)
+
     def case_of(self, series: str, patient: str) -> DataSetCase:
         """The case of a series, by pseudonyms; a new one gets the next number."""
-        for case in self.cases.values():
-            if case.series == series:
-                self.cases[case.name] = dataclasses.replace(case, patient=patient)
-                return self.cases[case.name]
+        if known := self.known(series):
+            self.cases[known.name] = dataclasses.replace(known, patient=patient)
+            return self.cases[known.name]
         number = 1 + max((int(name.rpartition("_")[2]) for name in self.cases), default=0)
         case = DataSetCase(f"case_{number:04d}", series, patient)
         self.cases[case.name] = case

@@ -6,8 +6,7 @@ are not among the files, for example because UIDs were changed, the frame of ref
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from pydicom.uid import RTStructureSetStorage
 
 from parotid_seg.dataset.roi_names import RoiNames
 from parotid_seg.dicom.phi_safe import phi_safe
-from parotid_seg.dicom.read.file import read_object
+from parotid_seg.dicom.read.file import patient_id_of, read_object
 from parotid_seg.dicom.read.rt_items import RoiItem, items_of
 from parotid_seg.dicom.read.rt_read import frames_of, read_structure_set, series_in
 from parotid_seg.dicom.read.series import Series
@@ -61,7 +60,9 @@ class StructureSet:
         approval: ApprovalStatus.
         made: date and time as sortable text; empty if there is none.
         patient_id: PatientID.
-        series_uids, instance_uids, frame_uids: series, images and frames of reference that it refers to.
+        drawn_on_uids: images that its contours refer to.
+        series_uids, instance_uids, frame_uids: series, images and frames of reference that the set or its contours
+            refer to.
     """
 
     path: Path
@@ -71,6 +72,7 @@ class StructureSet:
     made: str
     rois: tuple[ListedRoi, ...]
     series_uids: frozenset[str]
+    drawn_on_uids: frozenset[str]
     instance_uids: frozenset[str]
     frame_uids: frozenset[str]
     patient_id: str = field(repr=False)
@@ -106,10 +108,7 @@ def read_structures(path: Path) -> StructureSet:
     with phi_safe(path, "RT structure set"):
         items = list(items_of(dataset))
         series = series_in(dataset)
-        images = [image for each in series for image in each.get("ContourImageSequence") or ()]
-        if not images:
-            contours = [contour for each in items for contour in each.contours]
-            images = [image for contour in contours for image in contour.get("ContourImageSequence") or ()]
+        drawn_on = _images_of(contour for each in items for contour in each.contours)
         rois = tuple(_roi(place, item, dataset) for place, item in enumerate(items))
         return StructureSet(
             path=path,
@@ -119,10 +118,18 @@ def read_structures(path: Path) -> StructureSet:
             made=_moment(dataset, "StructureSet") or _moment(dataset, "InstanceCreation"),
             rois=rois,
             series_uids=frozenset(str(each.SeriesInstanceUID) for each in series),
-            instance_uids=frozenset(str(image.ReferencedSOPInstanceUID) for image in images),
+            drawn_on_uids=drawn_on,
+            instance_uids=drawn_on | _images_of(series),
             frame_uids=frozenset(frames_of(dataset) | {roi.frame_of_reference_uid for roi in rois}) - {""},
-            patient_id=str(dataset.get("PatientID") or "").strip(),
+            patient_id=patient_id_of(dataset),
         )
+
+
+def _images_of(items: Iterable[Dataset]) -> frozenset[str]:
+    """UIDs of the images in the ContourImageSequence of each item."""
+    return frozenset(
+        str(image.ReferencedSOPInstanceUID) for each in items for image in each.get("ContourImageSequence") or ()
+    )
 
 
 def series_of(structures: StructureSet, series: Sequence[Series]) -> tuple[Series, str]:
@@ -131,20 +138,24 @@ def series_of(structures: StructureSet, series: Sequence[Series]) -> tuple[Serie
     Raises:
         ScanError: if it is not among the given series, or several fit.
     """
-    shown = Counter(
-        {each: len(structures.instance_uids & {image.sop_instance_uid for image in each.slices}) for each in series}
+    ways = (
+        ("images", _with_most(structures.drawn_on_uids, series)),
+        ("images", _with_most(structures.instance_uids, series)),
+        ("series", [each for each in series if each.series_uid in structures.series_uids]),
+        ("frame of reference", [each for each in series if each.frame_of_reference_uid in structures.frame_uids]),
     )
-    ways = {
-        "images": [each for each, count in shown.items() if count and count == max(shown.values())],
-        "series": [each for each in series if each.series_uid in structures.series_uids],
-        "frame of reference": [each for each in series if each.frame_of_reference_uid in structures.frame_uids],
-    }
-    for way, candidates in ways.items():
+    for way, candidates in ways:
         if len(candidates) == 1:
             return candidates[0], way
         if candidates:
             raise ScanError(f"{len(candidates)} series fit its {way}, expected one", path=structures.path)
     raise ScanError("refers to a series that is not among the scans found", path=structures.path)
+
+
+def _with_most(uids: frozenset[str], series: Sequence[Series]) -> list[Series]:
+    """The series with the most of some images; several if they have as many; none if no series has any."""
+    counts = [len(uids & {image.sop_instance_uid for image in each.slices}) for each in series]
+    return [each for each, count in zip(series, counts, strict=True) if count and count == max(counts)]
 
 
 def _roi(place: int, item: RoiItem, dataset: Dataset) -> ListedRoi:

@@ -10,6 +10,8 @@ contours are therefore compared, and one rule decides:
 - A contour inside another one with a distance of a quarter of a voxel from its edge is a hole, one inside a hole is an
   island, and so on.
 - Contours that overlap in any other way are joined: the structure is their union.
+- An area that one contour encloses more than once, as where it runs past its first point, is inside. Exception: the
+  hole of a keyhole, which lies between two edges that run through the same points in both directions.
 
 Contours of type CLOSEDPLANAR_XOR are combined by exclusive or, as defined for that type, but repeated ones count once,
 too.
@@ -28,7 +30,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.sparse.csgraph import connected_components
 
-from parotid_seg.dicom.contours import SAME_DECIMALS, Points, filled
+from parotid_seg.dicom.contours import SAME_DECIMALS, Points, turns
 from parotid_seg.errors import ScanError
 
 FINE = 4
@@ -45,6 +47,8 @@ MOST_HOLLOW = 0.5
 """Share of a contour's voxels above which holes are flagged."""
 
 Area = NDArray[np.bool_]
+Edge = tuple[tuple[float, ...], tuple[float, ...]]
+"""Two points."""
 
 
 class Combined(NamedTuple):
@@ -52,7 +56,7 @@ class Combined(NamedTuple):
 
     Attributes:
         mask: bool (rows, columns).
-        repeated: whether a contour repeats another one, or runs round more than once.
+        repeated: whether a contour repeats another one, or encloses an area more than once.
         overlapping: whether contours overlap in part.
         hollow: whether holes take more than `MOST_HOLLOW` of a contour.
     """
@@ -75,11 +79,12 @@ class Relation(Enum):
 
 @dataclass(frozen=True, eq=False)
 class _DrawnContour:
-    """A contour, and the voxels it encloses within a window of the slice."""
+    """A contour, the voxels it encloses within a window of the slice, and whether it encloses some more than once."""
 
     points: Points
     window: tuple[slice, slice]
     voxels: Area
+    twice: bool
 
 
 def combined(closed: Sequence[Points], rows: int, columns: int, *, exclusive: bool = False) -> Combined:
@@ -93,15 +98,15 @@ def combined(closed: Sequence[Points], rows: int, columns: int, *, exclusive: bo
     Raises:
         ScanError: if more than `MOST_OVERLAPPING` contours overlap.
     """
-    contours = [_contour(_once(points), rows, columns) for points in closed]
-    twice = any(_rounds(points) > 1 for points in closed)
+    contours = [part for points in closed for part in _parts(points, rows, columns)]
+    twice = any(each.twice for each in contours)
     counts = np.zeros((rows, columns), dtype=np.int32)
     for each in contours:
         counts[each.window] += each.voxels
     meets = [bool((counts[each.window][each.voxels] > 1).any()) for each in contours]
     meeting = [each for each, met in zip(contours, meets, strict=True) if met]
     if not meeting:
-        return Combined(filled([each.points for each in contours], rows, columns), twice)
+        return Combined(_union(contours, rows, columns), twice)
     if len(meeting) > MOST_OVERLAPPING:
         raise ScanError(f"{len(meeting)} contours overlap in one slice, expected at most {MOST_OVERLAPPING}")
     rest = _union([each for each, met in zip(contours, meets, strict=True) if not met], rows, columns)
@@ -127,7 +132,7 @@ def relation_of(first: Points, second: Points) -> Relation:
     if (high - low < 2).any():
         return Relation.APART
     rows, columns = (int(size) for size in np.ceil((high - low) * FINE))
-    one, other = (filled([(points - low) * FINE], rows, columns) for points in (first, second))
+    one, other = (turns([(points - low) * FINE], rows, columns) != 0 for points in (first, second))
     if not one.any() or not other.any():
         return Relation.APART
     if not (one & ~_grown(other, SAME)).any() and not (other & ~_grown(one, SAME)).any():
@@ -144,26 +149,29 @@ def _grown(area: Area, by: int) -> Area:
     return np.asarray(ndimage.binary_dilation(area, SQUARE, iterations=by))
 
 
-def _once(points: Points) -> Points:
-    """A contour reduced to one round."""
-    rounds = _rounds(points)
-    return points if rounds == 1 else _without_doubles(points)[: len(_without_doubles(points)) // rounds]
+def _parts(points: Points, rows: int, columns: int) -> list[_DrawnContour]:
+    """A contour as contours that enclose no area twice by their shape: a keyhole becomes its outline and its hole."""
+    whole = _contour(points, rows, columns)
+    return [_contour(loop, rows, columns) for loop in _loops(points)] if whole.twice else [whole]
 
 
-def _rounds(points: Points) -> int:
-    """How often a contour runs through the same points before it closes: two rounds are empty by the even-odd rule."""
-    points = np.round(_without_doubles(points), SAME_DECIMALS)
-    for rounds in (2, 3, 4):
-        length, more = divmod(len(points), rounds)
-        if length >= 3 and not more and (points.reshape(rounds, length, 2) == points[:length]).all():
-            return rounds
-    return 1
-
-
-def _without_doubles(points: Points) -> Points:
-    """Points without those that repeat the one before them."""
-    doubled = (np.round(points, SAME_DECIMALS) == np.round(np.roll(points, 1, axis=0), SAME_DECIMALS)).all(axis=1)
-    return np.asarray(points[~doubled])
+def _loops(points: Points) -> list[Points]:
+    """The closed paths of a contour without the edges through which it runs in both directions."""
+    at = [tuple(point) for point in np.round(points, SAME_DECIMALS).tolist()]
+    loops, path = [], list[Edge]()
+    places: dict[Edge, int] = {}
+    for start, end in zip(at, (*at[1:], at[0]), strict=True):
+        back = places.get((end, start))
+        if back is not None:
+            loops.append(path[back + 1 :])
+            for edge in path[back:]:
+                places.pop(edge, None)
+            del path[back:]
+        elif start != end:
+            places[start, end] = len(path)
+            path.append((start, end))
+    loops.append(path)
+    return [np.array([start for start, _ in loop]) for loop in loops if len(loop) >= 3]
 
 
 def _contour(points: Points, rows: int, columns: int) -> _DrawnContour:
@@ -171,9 +179,8 @@ def _contour(points: Points, rows: int, columns: int) -> _DrawnContour:
     first = np.clip(np.floor(points.min(axis=0)), 0, (rows, columns)).astype(int)
     stop = np.clip(np.ceil(points.max(axis=0)) + 1, first, (rows, columns)).astype(int)
     window = (slice(int(first[0]), int(stop[0])), slice(int(first[1]), int(stop[1])))
-    height, width = (int(size) for size in stop - first)
-    voxels = filled([points - first], height, width) if height and width else np.zeros((height, width), dtype=np.bool_)
-    return _DrawnContour(points, window, voxels)
+    around = turns([points - first], *(int(size) for size in stop - first))
+    return _DrawnContour(points, window, around != 0, bool((abs(around) > 1).any()))
 
 
 def _union(contours: Sequence[_DrawnContour], rows: int, columns: int) -> Area:

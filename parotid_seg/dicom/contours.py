@@ -98,18 +98,30 @@ def filled(closed: Sequence[Points], rows: int, columns: int) -> NDArray[np.bool
     Returns:
         (rows, columns)
     """
-    flips = np.zeros((rows, columns + 1), dtype=np.bool_)
+    return (turns(closed, rows, columns) & 1).astype(np.bool_)
+
+
+def turns(closed: Sequence[Points], rows: int, columns: int) -> NDArray[np.int16]:
+    """How often outlines run round the centre of each voxel of one slice, negative in the other direction.
+
+    Args:
+        closed: outlines in coordinates of voxel centres.
+
+    Returns:
+        (rows, columns)
+    """
+    changes = np.zeros((rows, columns + 1), dtype=np.int16)
     for points in closed:
         starts = np.round(points, SAME_DECIMALS)
         ends = np.roll(starts, -1, axis=0)
         for start in range(0, len(starts), BLOCK):
-            _flip(flips, starts[start : start + BLOCK], ends[start : start + BLOCK])
-    return np.logical_xor.accumulate(flips[:, :columns], axis=1)
+            _cross(changes, starts[start : start + BLOCK], ends[start : start + BLOCK])
+    return np.cumsum(changes[:, :columns], axis=1, dtype=np.int16)
 
 
-def _flip(flips: NDArray[np.bool_], starts: Points, ends: Points) -> None:
-    """Flip the first voxel to the right of where an edge crosses a row of centres, for all edges and rows."""
-    rows, columns = flips.shape
+def _cross(changes: NDArray[np.int16], starts: Points, ends: Points) -> None:
+    """Count a turn from the first voxel on to the right of where an edge crosses a row of centres, for all edges."""
+    rows, columns = changes.shape
     upward = starts[:, 0] > ends[:, 0]
     upper, lower = np.where(upward[:, None], ends, starts), np.where(upward[:, None], starts, ends)
     first = np.clip(np.ceil(upper[:, 0]), 0, rows).astype(np.int64)
@@ -119,4 +131,4 @@ def _flip(flips: NDArray[np.bool_], starts: Points, ends: Points) -> None:
     upper, lower = upper[edge], lower[edge]
     crossing = upper[:, 1] + (row - upper[:, 0]) * (lower[:, 1] - upper[:, 1]) / (lower[:, 0] - upper[:, 0])
     column = np.clip(np.ceil(crossing), 0, columns - 1).astype(np.int64)
-    np.logical_xor.at(flips, (row, column), True)
+    np.add.at(changes, (row, column), np.where(upward[edge], -1, 1))

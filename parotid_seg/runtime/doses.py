@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parotid_seg.dicom.read.dose import PLAN, RtDose, find_dose, read_dose
+from parotid_seg.dicom.read.file import read_patient_id
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import OptionError, ScanError
 from parotid_seg.files import exists, hash_file
@@ -69,9 +70,9 @@ class Doses:
     def of_case(self, name: str, series: Series | None, *, only: bool = False) -> Path:
         """The dose of a case.
 
-        An RTDOSE belongs to the series of its frame of reference, and if there are several to that of its study. A
-        NIfTI dose, and any dose of a scan that is no DICOM series, belongs to the case of its name, which an RTDOSE's
-        folder may have as well.
+        An RTDOSE belongs to the series of its frame of reference, unless their PatientIDs differ, and if there are
+        several to that of its study. A NIfTI dose, and any dose of a scan that is no DICOM series, belongs to the case
+        of its name, which an RTDOSE's folder may have as well.
 
         Args:
             name: of the case.
@@ -99,11 +100,25 @@ class Doses:
         """Doses of plans in a series' frame of reference."""
         frame = series.frame_of_reference_uid
         same = [dose for dose in self.rt if frame and dose.frame_of_reference_uid == frame]
+        if same:
+            same = self._of_patient(same, read_patient_id(series.slices[0].path))
         same = [dose for dose in same if dose.study_uid == series.study_uid] or same
         plans = [dose.path for dose in same if dose.summation == PLAN]
         if same and not plans:
             raise ScanError(f"found DoseSummationType {same[0].summation}, expected {PLAN}", path=same[0].path)
         return plans
+
+    def _of_patient(self, doses: Sequence[RtDose], patient_id: str) -> list[RtDose]:
+        """Those of some doses that are not of another patient; an empty PatientID is nobody's.
+
+        Raises:
+            ScanError: if all are of another one.
+        """
+        found = [dose for dose in doses if not patient_id or dose.patient_id in ("", patient_id)]
+        if not found:
+            reason = "in the series' frame of reference, but of another patient: the PatientIDs differ"
+            raise ScanError(f"--dose: {reason}", path=doses[0].path)
+        return found
 
     def _lost(self) -> str:
         """A file that may be the missing dose, for a message; without its folder, which may name the patient."""

@@ -68,6 +68,7 @@ class Evaluation:
         dose_flags: remarks on the dose by case; empty without a dose.
         of_sides: DSC as it is and with the sides exchanged by case, see `dsc_of_sides`.
         place_flags: remarks on the references' voxel axes and spacing by case.
+        origins: remarks on the masks' files by case, see `NamedLabels.remark`.
     """
 
     cases: dict[str, CaseScores]
@@ -75,6 +76,7 @@ class Evaluation:
     dose_flags: Mapping[str, tuple[Flag, ...]] = field(default_factory=dict)
     of_sides: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     place_flags: Mapping[str, tuple[Flag, ...]] = field(default_factory=dict)
+    origins: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @cached_property
     def means(self) -> dict[str, Mean]:
@@ -100,6 +102,7 @@ class Evaluation:
         text, exchanged = exchanged_in(self.of_sides, "predictions", "references")
         notes = [f"{text}: {counted(len(exchanged), 'case')} ({some_of(exchanged)})"] if exchanged else []
         notes += self.labels.notes
+        notes += _with_cases(self.origins)
         ignored = [scores.ignored_ml for scores in self.cases.values() if scores.ignored_ml]
         if ignored:
             notes.append(
@@ -123,11 +126,20 @@ def _remarks(flags_by_case: Mapping[str, tuple[Flag, ...]]) -> list[str]:
         FlagCode.SHEARED: "voxel axes not at right angles (gantry tilt), distances and surfaces computed as if they "
         "were",
     }
+
+    def text_of(flag: Flag) -> str:
+        own = texts.get(flag.code)
+        return own.format(structure=flag.structure) if own else sentence(flag)
+
+    return _with_cases({case: list(map(text_of, flags)) for case, flags in flags_by_case.items()})
+
+
+def _with_cases(texts_by_case: Mapping[str, Sequence[str]]) -> list[str]:
+    """Texts, each once with its cases."""
     cases_by_text = defaultdict(list)
-    for case, flags in flags_by_case.items():
-        for flag in flags:
-            own = texts.get(flag.code)
-            cases_by_text[own.format(structure=flag.structure) if own else sentence(flag)].append(case)
+    for case, texts in texts_by_case.items():
+        for text in texts:
+            cases_by_text[text].append(case)
     each_once = {text: dict.fromkeys(cases) for text, cases in cases_by_text.items()}
     return [f"{text}: {counted(len(cases), 'case')} ({some_of(cases)})" for text, cases in each_once.items()]
 
@@ -182,7 +194,7 @@ def score_pairs(
     Raises:
         ScanError: as `evaluate`.
     """
-    cases, flags, of_sides, place_flags = {}, {}, {}, {}
+    cases, flags, of_sides, place_flags, origins = {}, {}, {}, {}, {}
     for name in sorted(pairs, key=lambda name: (len(name), name)):
         progress(name)
         found, expected = pairs[name]
@@ -191,6 +203,7 @@ def score_pairs(
         reference, spacing = read_mask(expected)
         labels.predictions.check(prediction, found)
         labels.references.check(reference, expected)
+        origins[name] = [*filter(None, (labels.predictions.remark(found), labels.references.remark(expected)))]
         prediction, reference, ignored = labels.scored(prediction, reference)
         if ignored is not None and ignored.all():
             raise ScanError("every voxel is labelled 'ignore', expected some to score", path=expected)
@@ -203,7 +216,7 @@ def score_pairs(
         cases[name] = scores
         if sides := dsc_of_sides(prediction, reference, labels.names):
             of_sides[name] = sides
-    return Evaluation(cases, labels, flags, of_sides, place_flags)
+    return Evaluation(cases, labels, flags, of_sides, place_flags, origins)
 
 
 def _with_doses(

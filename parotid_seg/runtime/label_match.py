@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parotid_seg.errors import InputError, ScanError
+from parotid_seg.files import hash_file
 from parotid_seg.records import read_record
 from parotid_seg.scan.label_set import DESCRIPTION, LARGEST_VALUE, LabelSet, read_label_set
 from parotid_seg.scan.labels import side_of, structure_words
@@ -28,6 +29,19 @@ MODEL = "the model"
 
 
 @dataclass(frozen=True)
+class RecordedMask:
+    """A mask in a results.json.
+
+    Attributes:
+        structures: their names, in the order of their numbers.
+        sha256: of its file when it was written.
+    """
+
+    structures: tuple[str, ...]
+    sha256: str
+
+
+@dataclass(frozen=True)
 class NamedLabels:
     """The labels of a folder of masks.
 
@@ -36,14 +50,14 @@ class NamedLabels:
         labels: their names and numbers.
         source: the file that names them, or `MODEL`; None if there is none and `DEFAULT` is used.
         only: names of the labels that were written (`infer --only`); empty for all.
-        shown: the structures of each mask that `infer` has recorded, in the order of their numbers, by its file's name.
+        recorded: each mask that `infer` has recorded, by its file's name; None if it has recorded nothing.
     """
 
     what: str
     labels: LabelSet
     source: Path | str | None = None
     only: tuple[str, ...] = ()
-    shown: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    recorded: Mapping[str, RecordedMask] | None = None
 
     @property
     def written(self) -> list[str]:
@@ -56,11 +70,11 @@ class NamedLabels:
 
     def check(self, mask: Mask, path: Path) -> None:
         """Raise ScanError if a mask holds a number without a name, or was made with other labels than the last one."""
-        shown = self.shown.get(path.name)
-        if shown is not None and list(shown) != self.written:
+        recorded = (self.recorded or {}).get(path.name)
+        if recorded and list(recorded.structures) != self.written:
+            shown = ", ".join(recorded.structures)
             raise ScanError(
-                f"an earlier run made it, of {', '.join(shown)}; {self}; expected masks of the same structures",
-                path=path,
+                f"an earlier run made it, of {shown}; {self}; expected masks of the same structures", path=path
             )
         known = self.labels.known - {value for name, value in self.labels.values.items() if name not in self.written}
         unknown = sorted({int(value) for value in np.unique(mask)} - known)
@@ -68,6 +82,15 @@ class NamedLabels:
             numbers = ", ".join(map(str, unknown))
             expected = ", ".join(map(str, sorted(known)))
             raise ScanError(f"found label {numbers}, expected one of {expected}: {self}", path=path)
+
+    def remark(self, path: Path) -> str:
+        """What a mask is other than the run's result beside it; empty if it is that, or if there is no record."""
+        if self.recorded is None:
+            return ""
+        recorded = self.recorded.get(path.name)
+        if recorded is None:
+            return f"{self.what} that the {RESULTS} beside them does not list, so that they are not of its run"
+        return "" if hash_file(path) == recorded.sha256 else f"{self.what} that have changed since infer wrote them"
 
 
 @dataclass(frozen=True)
@@ -223,7 +246,7 @@ def _labels_beside(place: Path, what: str) -> NamedLabels:
         return NamedLabels(what, DEFAULT)
     if path.name == RUN:
         labels, only = _of_model(path)
-        return NamedLabels(what, labels, path, only, _shown_in(path.with_name(RESULTS)))
+        return NamedLabels(what, labels, path, only, _recorded_in(path.with_name(RESULTS)))
     return NamedLabels(what, read_label_set(read_record(path, dict[str, Any]), path), path)
 
 
@@ -285,12 +308,16 @@ class _Results:
     cases: tuple[_Case, ...]
 
 
-def _shown_in(results: Path) -> dict[str, tuple[str, ...]]:
-    """The structures of all masks of a folder by the names of their files; several runs may have made them."""
+def _recorded_in(results: Path) -> dict[str, RecordedMask] | None:
+    """All masks of a folder by the names of their files; several runs may have made them."""
     if not results.is_file():
-        return {}
+        return None
     cases = read_record(results, _Results, unknown_fields=True, expected="a file of infer").cases
-    return {name: tuple(each.name for each in case.structures) for case in cases for name in case.files}
+    return {
+        name: RecordedMask(tuple(each.name for each in case.structures), sha256)
+        for case in cases
+        for name, sha256 in case.files.items()
+    }
 
 
 def _agrees_with_default(labels: LabelSet) -> bool:

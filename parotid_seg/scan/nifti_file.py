@@ -138,6 +138,8 @@ def _header_in(start: bytes, path: Path) -> tuple[type[Nifti1Image], Nifti1Heade
 def checked_header(stored: Nifti1Header, path: Path) -> Nifti1Header:
     """A file's header as nibabel checks it, after a check of what nibabel would repair.
 
+    If the spacing is negative, the header has no qform any more: only the sform can say which way the axes run.
+
     Args:
         stored: as in the file, unchecked.
         path: the file, for errors.
@@ -157,7 +159,10 @@ def checked_header(stored: Nifti1Header, path: Path) -> Nifti1Header:
             path=path,
         )
     with foreign(path, "nibabel", "not a readable NIfTI file"):
-        return type(stored)(stored.binaryblock, endianness=stored.endianness)
+        header = type(stored)(stored.binaryblock, endianness=stored.endianness)
+    if (spacing < 0).any():
+        header["qform_code"] = 0  # with the sign that nibabel has dropped its axes may be others
+    return header
 
 
 def shape_in(path: Path, stored: Sequence[int], dtype: np.dtype[np.generic] | None = None) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
@@ -13,8 +14,18 @@ from parotid_seg.dataset.dataset_options import DataSetOptions
 from parotid_seg.dataset.roi_names import RoiNames
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.train.data.data_set import open_data_set
-from tests.dataset.studies import GLANDS, RIGHT_BOX, case_from, reasons, rows, write_structures, write_study
-from tests.dicom_series import lay, uid
+from tests.dataset.studies import (
+    GLANDS,
+    RIGHT_BOX,
+    SHAPE,
+    case_from,
+    names,
+    reasons,
+    rows,
+    write_structures,
+    write_study,
+)
+from tests.dicom_series import ct_voxels, lay, uid, write_series
 
 
 def both_in_the_left(dataset: Dataset) -> None:
@@ -108,3 +119,76 @@ def test_patients_who_share_a_series_uid_keep_their_cases(dicom: Path, data: Pat
     assert case_from(data, dicom / "a") == "case_0004"
     shutil.rmtree(dicom / "b")
     assert build([dicom], data, DataSetOptions(test=1)).made == 0
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_contours_belong_to_the_series_of_their_images_whatever_else_the_set_lists(
+    dicom: Path, data: Path, modality: str
+) -> None:
+    """The set lists all images of another series, and some of the one that its contours were drawn on."""
+    drawn_on = write_study(dicom / "a", rois=None)
+    other = write_series(dicom / "b", ct_voxels(SHAPE, 1) + 1000 * (modality == "MR"), modality=modality)
+    headers = [pydicom.dcmread(image, stop_before_pixels=True) for image in (*drawn_on, *other)]
+
+    def refers(dataset: Dataset) -> None:
+        [series] = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence
+        series.ContourImageSequence = [_image(header) for header in headers[9:]]
+        for structure in dataset.ROIContourSequence:
+            for contour in structure.ContourSequence:
+                place = round((float(contour.ContourData[2]) - lay()[2, 3]) / lay()[2, 0])
+                contour.ContourImageSequence = [_image(headers[place])]
+
+    write_structures(dicom / "contours.dcm", drawn_on, change=refers)
+    built = build([dicom], data)
+    assert (built.labelled, built.exit_status) == (1, 0)
+    assert case_from(data, dicom / "a") == names(data, "labelsTr")[0].removesuffix(".nii.gz")
+
+
+def _image(header: Dataset) -> Dataset:
+    image = Dataset()
+    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+    return image
+
+
+def test_contours_drawn_on_mr_are_to_be_looked_at(dicom: Path, data: Path) -> None:
+    write_study(dicom / "p1")
+    mr = write_series(dicom / "mr", ct_voxels(SHAPE) + 1000, modality="MR")
+    write_structures(dicom / "mr" / "contours.dcm", mr)
+    assert build([dicom], data).exit_status == 3
+    [row] = [row for row in rows(data) if row["look_at_it"]]
+    assert row["reason"] == "drawn on a series of modality MR"
+
+
+def test_another_patient_of_the_same_series_uid_does_not_replace_the_first(dicom: Path, data: Path) -> None:
+    """In a later run, without the first one's files: the case stays, and the new scan is to be looked at."""
+
+    def shared(index: int, dataset: Dataset) -> None:
+        dataset.SeriesInstanceUID = uid("of everybody")
+
+    write_study(dicom / "a", patient="a", change=shared)
+    build([dicom / "a"], data)
+    [path] = (data / "imagesTr").iterdir()
+    before, [first] = path.read_bytes(), rows(data, "cases.csv")
+    write_study(dicom / "b", patient="b", seed=1, change=shared)
+    built = build([dicom / "b"], data)
+    assert (built.labelled, built.made, built.exit_status) == (1, 0, 3)
+    assert path.read_bytes() == before
+    assert rows(data, "cases.csv") == [first]
+    [row] = [row for row in rows(data) if row["look_at_it"]]
+    assert row["reason"] == (
+        "its series UID is that of case_0001, which has another PatientID and other images; "
+        "expected a series UID of its own, or another --out"
+    )
+
+
+def test_a_corrected_patient_id_of_the_same_images_keeps_the_case(dicom: Path, data: Path) -> None:
+    for number in range(3):
+        write_study(dicom / f"s{number}", patient=f"P{number}", seed=number)
+    build([dicom], data)
+    before = {row["folder"]: row["case"] for row in rows(data, "cases.csv")}
+    shutil.rmtree(dicom / "s0")
+    write_study(dicom / "s0", patient="P0 corrected", seed=0)
+    assert build([dicom], data).exit_status == 0
+    after = rows(data, "cases.csv")
+    assert {row["folder"]: row["case"] for row in after} == before
+    assert len({row["patient"] for row in after}) == 3

@@ -78,6 +78,18 @@ def test_a_contour_that_runs_round_more_than_once_counts_once(count: int) -> Non
         assert found.repeated
 
 
+@pytest.mark.parametrize("share", [0.2, 0.25, 0.45, 0.8])
+@pytest.mark.parametrize("off", [0.0, 0.6])
+def test_a_contour_that_runs_past_its_first_point_loses_nothing(share: float, off: float) -> None:
+    """Through the same points again, or beside them, as a hand draws."""
+    again = circle(15.0 + off)[: int(90 * share)]
+    for points in (np.concatenate([GLAND, again]), np.concatenate([GLAND, again])[::-1]):
+        found = drawn(points)
+        assert np.count_nonzero(drawn(GLAND).mask & ~found.mask) <= 1
+        assert np.count_nonzero(found.mask & ~disc(15.0 + off)) <= 8
+        assert found.repeated
+
+
 def test_coarse_copies_within_a_contour_take_nothing_away() -> None:
     """With few points they lie inside, and touch the contour at each of them."""
     for count in range(5, 20):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from parotid_seg.errors import ScanError
+from parotid_seg.files import hash_file
 from parotid_seg.runtime.compare import compare
 from parotid_seg.runtime.evaluation import evaluate
 from tests.command_line import Run
@@ -155,6 +156,35 @@ def test_a_mask_of_an_earlier_run_with_other_structures_is_refused(folders: Path
         ScanError, match=rf"b\.nii\.gz: an earlier run made it, of {', '.join(shown)}; predictions have"
     ):
         evaluate(folders / "predictions", folders / "references")
+
+
+def test_masks_that_are_not_the_results_beside_them_are_named(command: Run, folders: Path) -> None:
+    """One that results.json does not list, as after a failed run, and one that was changed after it was written."""
+    place = folders / "predictions"
+    model = {"contract": {"labels": ["background", "parotid_left", "parotid_right"]}}
+    (place / "run.json").write_text(json.dumps({"model": model}))
+    labels = {"background": 0, "parotid_left": 1, "parotid_right": 2}
+    (folders / "references" / "dataset.json").write_text(json.dumps({"labels": labels}))
+    structures = [{"name": "parotid_left"}, {"name": "parotid_right"}]
+
+    def record(*names: str) -> None:
+        files = {name: hash_file(place / name) for name in names}
+        cases = [{"structures": structures, "files": {name: sha256}} for name, sha256 in files.items()]
+        (place / "results.json").write_text(json.dumps({"cases": [*cases, {"structures": [], "files": {}}]}))
+
+    record("a.nii.gz", "b.nii.gz")
+    assert evaluate(place, folders / "references").notes == []
+    record("a.nii.gz")
+    voxels = np.asarray(nibabel.load(place / "a.nii.gz").dataobj).copy()
+    voxels[2, 2, 2] = 0
+    save_mask(place / "a.nii.gz", voxels)
+    assert evaluate(place, folders / "references").notes == [
+        "predictions that have changed since infer wrote them: 1 case (a)",
+        "predictions that the results.json beside them does not list, so that they are not of its run: 1 case (b)",
+    ]
+    assert "does not list" in command("evaluate", place, folders / "references").stdout
+    compared = compare(place, folders / "references", folders / "references")
+    assert any(note.startswith("A: predictions that the results.json") for note in compared.notes)
 
 
 def test_a_case_is_named_once_in_a_note_on_its_dose(folders: Path) -> None:

@@ -188,6 +188,8 @@ REFUSED = {
     "mm called microns": (Header(TRUE, qform=TRUE, unit=3), "the header's unit is micron; are its numbers in mm?"),
     "a unit that is none": (Header(TRUE, unit=5), "found the unit 5 in the header (xyzt_units)"),
     "sign of pixdim, qform alone": (Header(qform=TRUE, pixdim=(-5, 4.5, 4)), "a negative one may mean a mirrored axis"),
+    "sign of pixdim, sform unusable": (Header(0 * TRUE, qform=TRUE, pixdim=(-5, 4.5, 4)), "singular or not finite"),
+    "sign of pixdim, sform stale": (Header(UNIT, qform=TRUE, pixdim=(5, -4.5, 4)), "and no qform to go by"),
     "sign of pixdim, codes of 0": (Header(pixdim=(5, -4.5, 4)), "a negative one may mean a mirrored axis"),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import RTDoseStorage
 
 from parotid_seg.dicom.phi_safe import phi_safe
-from parotid_seg.dicom.read.file import DicomFile, read_dicom, read_object
+from parotid_seg.dicom.read.file import DicomFile, patient_id_of, read_dicom, read_object
 from parotid_seg.dicom.read.frame import orientation_of, position_of, spacing_of
 from parotid_seg.dicom.read.frames import Frames
 from parotid_seg.dicom.read.layout import layout_of
@@ -40,7 +40,8 @@ AXIAL = 1e-4
 """Most difference from 1 of the z component of an axial plane's normal."""
 # fmt: off
 ATTRIBUTES = (
-    "SOPInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID", "DoseUnits", "DoseType", "DoseSummationType",
+    "SOPInstanceUID", "PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "DoseUnits", "DoseType",
+    "DoseSummationType",
     "DoseGridScaling", "GridFrameOffsetVector", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
 )
 # fmt: on
@@ -54,6 +55,7 @@ class RtDose:
         path: its file.
         sop_instance_uid, study_uid, frame_of_reference_uid: UIDs; empty if it has none.
         summation: its DoseSummationType.
+        patient_id: PatientID.
     """
 
     path: Path
@@ -61,6 +63,7 @@ class RtDose:
     study_uid: str
     frame_of_reference_uid: str
     summation: str
+    patient_id: str = field(default="", repr=False)
 
 
 def find_dose(path: Path) -> RtDose | None:
@@ -77,7 +80,7 @@ def find_dose(path: Path) -> RtDose | None:
         instance, study, frame = (
             uid_of(header, f"{name}UID") for name in ("SOPInstance", "StudyInstance", "FrameOfReference")
         )
-        return RtDose(path, instance, study, frame, _term(header, "DoseSummationType"))
+        return RtDose(path, instance, study, frame, _term(header, "DoseSummationType"), patient_id_of(header))
 
 
 def read_dose(path: Path) -> DoseGrid:

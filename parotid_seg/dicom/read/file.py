@@ -241,6 +241,21 @@ def read_object(path: Path, tags: Iterable[str | BaseTag] | None = None, *, pixe
     return dataset
 
 
+def patient_id_of(header: Dataset) -> str:
+    """The PatientID of a header, without spaces around it; empty if it has none."""
+    return str(header.get("PatientID") or "").strip()
+
+
+def read_patient_id(path: Path) -> str:
+    """The PatientID in a file, as `patient_id_of`.
+
+    Raises:
+        ScanError: if it cannot be read.
+    """
+    with phi_safe(path, "DICOM file"):
+        return patient_id_of(read_object(path, ["PatientID"]))
+
+
 def _check_sequences(dataset: Dataset, size: int, path: Path) -> None:
     """Raise ScanError if sequences that are not decoded yet have more items than a file of this size may have."""
     raw = (each for each in dataset.elements() if isinstance(each, RawDataElement) and each.tag not in _PIXELS)

@@ -146,6 +146,13 @@ def test_of_two_in_the_frame_of_reference_it_is_that_of_the_study(ct: Path, tmp_
     check_means(run(ct, tmp_path / "out", tmp_path / "doses").entries["ct"])
 
 
+def test_of_two_in_the_frame_of_reference_none_is_that_of_another_patient(ct: Path, tmp_path: Path) -> None:
+    """The other patient's is that of the study; a dose without a PatientID is nobody's, and is used."""
+    dose_at(tmp_path / "doses" / "a.dcm", change=set_to(PatientID="", StudyInstanceUID=uid("another", "study")))
+    write_rtdose(tmp_path / "doses" / "b.dcm", np.full(GRID_SHAPE, 5.0), GRID, change=set_to(PatientID="4712"))
+    check_means(run(ct, tmp_path / "out", tmp_path / "doses").entries["ct"])
+
+
 @pytest.mark.parametrize(
     ("doses", "words"),
     [
@@ -159,6 +166,7 @@ def test_of_two_in_the_frame_of_reference_it_is_that_of_the_study(ct: Path, tmp_
             "found 2 doses",
         ),
         ({"a": {"change": set_to(DoseSummationType="BEAM")}}, "found DoseSummationType BEAM, expected PLAN"),
+        ({"a": {"change": set_to(PatientID="4712")}}, "of another patient: the PatientIDs differ"),
         ({"a": {"change": set_to(DoseUnits="RELATIVE")}}, "found DoseUnits RELATIVE, expected GY"),
         ({"a": {"change": set_to(FrameOfReferenceUID="")}}, "--dose: found no dose in the frame of reference"),
         ({"a": {"change": set_to(PixelData=b"\0\0")}}, "cut off"),
