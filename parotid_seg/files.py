@@ -298,7 +298,8 @@ def make_folder(path: Path) -> None:
         os.close(_create(probe))
         probe.unlink()
     except OSError as error:
-        raise OutputError(f"the folder cannot be made or written to ({error.strerror})", path=path) from error
+        reason = "a file has this name" if path.is_file() else error.strerror
+        raise OutputError(f"the folder cannot be made or written to ({reason})", path=path) from error
 
 
 def make_folder_in(folder: Path, name: str) -> Path:

@@ -5,6 +5,7 @@ python benchmarks/training/replicates_report.py
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -131,4 +132,5 @@ def report(page: Path, picture: Path) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     report(DOCS / "study.md", DOCS / "pictures" / "replicates.png")

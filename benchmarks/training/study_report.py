@@ -5,6 +5,7 @@ python benchmarks/training/study_report.py
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -252,4 +253,5 @@ def report(page: Path, picture: Path) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     report(DOCS / "study.md", DOCS / "pictures" / "study.png")

@@ -45,7 +45,7 @@ class BenchOptions(OptionGroup, panel="Options"):
         Option("--batch-sizes", "Slices at once. Default: 1,4,16,64.", metavar="LIST", parse=_sizes),
     ] = None
     scans: Annotated[
-        Path | None, Option("--scans", "Scans to measure with. Default for CT: the example scan.", metavar="DIR")
+        Path | None, Option("--scans", "NIfTI scans to measure with. Default for CT: the example scan.", metavar="DIR")
     ] = None
     minutes: Annotated[
         float,

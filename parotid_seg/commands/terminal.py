@@ -215,6 +215,8 @@ def print_commission(record: CommissionRecord, out: Path) -> None:
     from rich.table import Table
 
     from parotid_seg.commission.expected import in_words
+    from parotid_seg.commission.faults import FEWEST
+    from parotid_seg.commission.limits import FEW
     from parotid_seg.commission.report_page import limit_in_words, trained_on, verdict_in_words
 
     console = _console(False)
@@ -239,7 +241,12 @@ def print_commission(record: CommissionRecord, out: Path) -> None:
         own = "B: "  # those of the commissioned model are above
         for note in (each for each in record.against.comparison.notes if not each.startswith(own)):
             say(f"note: {note}")
-    patients = counted(len(record.patients.names), "patient")
+    tested = len(record.patients.names)
+    patients = counted(tested, "patient")
+    if tested < FEW:
+        say(f"note: fewer than {FEW} patients say little: read the intervals, not the means")
+    if tested < FEWEST:
+        say(f"note: whether masks are shifted is not tested with fewer than {FEWEST} patients")
     say(f"{verdict_in_words(record)} on {patients}; report.html and commission.json in {out}")
 
 

@@ -72,13 +72,18 @@ class Caller:
 
     @classmethod
     def parse(cls, text: str) -> Caller:
-        """A caller from "AE" or "AE@ADDRESS"; if no IP address follows an @, the @ belongs to the title.
+        """A caller from "AE" or "AE@ADDRESS".
 
         Raises:
             OptionError: if the text has another form.
         """
-        ae_title, _, address = text.rpartition("@")
-        if not (ae_title and _address(address)):
+        ae_title, at, address = text.rpartition("@")
+        if at and not _address(address):
+            raise OptionError(
+                f"--allow: found {text!r}, where {address!r} is no IP address; expected AE or AE@ADDRESS, such as "
+                "CT1@10.0.0.5"
+            )
+        if not at:
             ae_title, address = text, ""
         check_ae_title(ae_title, "--allow")
         return cls(ae_title, str(ipaddress.ip_address(address)) if address else "")

@@ -126,7 +126,8 @@ def compare(
     everyone = set().union(*masks.values())
     patients = set(everyone).intersection(*masks.values())
     if not patients:
-        raise InputError(f"no case has a mask in all of {a}, {b} and {references}")
+        found = "; ".join(f"{place}: {some_of(sorted(masks[name]))}" for name, place in places.items())
+        raise InputError(f"no case has a mask in all three, expected the same names; found {found}")
     planned = Doses.below(dose) if dose else None
     expected = {name: masks["references"][name] for name in patients}
     of_a, of_b = (

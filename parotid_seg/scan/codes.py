@@ -113,7 +113,9 @@ class Rois:
         for label, name in self.names.items():
             said, side = side_of(name), side_of(label)
             if said and side and said != side:
-                raise OptionError(f"--roi-name: found the name {name!r}, which says {said}, for {label}")
+                raise OptionError(
+                    f"--roi-name: found the name {name!r}, which says {said}, for {label}; expected {side}, or no side"
+                )
         for each in structures_of(labels, rois=self):
             name = self.names.get(each.label, each.name)
             if each.name != name:

@@ -28,6 +28,8 @@ def test_limits_decide_the_exit_status(command: Run, one_patient: Path, tmp_path
     done = command("commission", one_patient, "--out", out, *HERE, "--against", "packaged")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all limits met on 1 patient; report.html and commission.json in" in done.stdout
+    assert "note: fewer than 10 patients say little" in done.stdout
+    assert "note: whether masks are shifted is not tested with fewer than 3 patients" in done.stdout
     assert "are the same model file: there is nothing to choose.\n" in done.stdout
     assert "the packaged model was trained on none of these scans, compared voxel by voxel\n" in done.stdout
     (tmp_path / "hard.toml").write_text("[limits]\nmean_dsc = 0.99\n")

@@ -148,6 +148,9 @@ def test_who_may_connect() -> None:
     assert Caller.parse("CT1") == Caller("CT1")
     assert Caller.parse("CT1@10.0.0.5") == Caller("CT1", "10.0.0.5")
     assert Caller.parse("CT1@2001:DB8::1") == Caller("CT1", "2001:db8::1")
-    assert Caller.parse("CT@HOSPITAL") == Caller("CT@HOSPITAL")
+    assert Caller.parse("CT@HOSPITAL@10.0.0.5") == Caller("CT@HOSPITAL", "10.0.0.5")
+    for address in ("planning-pc", "10.0.0.300", ""):
+        with pytest.raises(InputError, match=f"--allow: found 'CT1@{address}', where '{address}' is no IP address"):
+            Caller.parse(f"CT1@{address}")
     with pytest.raises(InputError, match="--allow"):
         Caller.parse("A_TITLE_THAT_IS_TOO_LONG@10.0.0.5")

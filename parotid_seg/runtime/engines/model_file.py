@@ -177,7 +177,7 @@ def _no_model(content: bytes) -> str:
     """Why bytes are not a model file."""
     if content.startswith(ZIP):
         return "a training run's checkpoint or another ZIP archive; parotid-seg export makes a model of a checkpoint"
-    return "not an ONNX model"
+    return "not an ONNX model, expected a file made by parotid-seg export"
 
 
 def graph_hash(content: bytes) -> str:

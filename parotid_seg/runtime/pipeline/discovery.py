@@ -187,7 +187,7 @@ def _nothing_in(searched: Searched, useful: set[Path], not_used: Sequence[Skippe
         if useful.intersection(files) or any(path.is_relative_to(folder) for path in lost):
             continue
         why = next((f"; not used: {each.reason}" for each in not_used if {*each.files} & {*files}), "")
-        expected = "expected NIfTI files (.nii, .nii.gz) or DICOM series"
+        expected = "expected NIfTI (.nii, .nii.gz, .hdr with .img), NRRD (.nrrd) or DICOM files"
         errors.append(ScanError(f"no scan in this folder, {expected}{why}", path=folder))
     return errors
 

@@ -29,7 +29,7 @@ from parotid_seg.scan.intensity import is_ct
 from parotid_seg.scan.label_set import DESCRIPTION, LabelSet, channel_names, data_folder, kind, read_label_set
 from parotid_seg.scan.labels import check_pairs, side_of, structure_words
 from parotid_seg.train.config import UNLABELLED_STAGES, TrainConfig
-from parotid_seg.wording import some_of
+from parotid_seg.wording import counted, some_of
 
 VALIDATION_SHARE = 0.2
 """Share of the patients for validation if there is no splits.json."""
@@ -216,11 +216,14 @@ def _check_counts(folder: Path, train: Sequence[str], validation: Sequence[str],
     if stage in UNLABELLED_STAGES:
         if len(train) < 2:
             raise InputError(
-                f"found {len(train)} scans for training and in imagesUn, expected at least 2 to contrast", path=folder
+                f"found {counted(len(train), 'scan')} for training and in imagesUn, expected at least 2 to contrast "
+                "(scans held out for validation do not count)",
+                path=folder,
             )
     elif not train or not validation:
         raise InputError(
-            f"found {len(train)} training and {len(validation)} validation patients, expected at least 1 of each",
+            f"found {counted(len(train), 'patient')} with labels for training and {len(validation)} for validation, "
+            "expected at least 1 of each",
             path=folder,
         )
 

@@ -79,11 +79,11 @@ def test_other_structures_keep_their_values_names_and_colours() -> None:
         ),
         (
             Rois(names={"parotid_left": "Parotid_R", "parotid_right": "Parotid_L"}),
-            "--roi-name: found the name 'Parotid_R', which says right, for parotid_left",
+            "--roi-name: found the name 'Parotid_R', which says right, for parotid_left; expected left, or no side",
         ),
         (
             Rois(names={"parotid_right": "PG links"}, only=("parotid_right",)),
-            "--roi-name: found the name 'PG links', which says left, for parotid_right",
+            "--roi-name: found the name 'PG links', which says left, for parotid_right; expected right, or no side",
         ),
     ],
 )

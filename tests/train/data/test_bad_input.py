@@ -126,7 +126,8 @@ def one_patient(data: Path) -> list[str]:
     (data / "splits.json").unlink()
     for path in [*data.glob("imagesTr/p[1-9]*"), *data.glob("labelsTr/p[1-9]*")]:
         path.unlink()
-    return ["found 0 scans for training and in imagesUn, expected at least 2 to contrast"]
+    expected = "expected at least 2 to contrast (scans held out for validation do not count)"
+    return [f"found 0 scans for training and in imagesUn, {expected}"]
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_one_patient_is_not_enough(data: Path) -> None:
     (data / "splits.json").unlink()
     for path in [*data.glob("imagesTr/p[1-9]*"), *data.glob("labelsTr/p[1-9]*")]:
         path.unlink()
-    with pytest.raises(InputError, match="found 0 training and 1 validation patients, expected at least 1 of each"):
+    with pytest.raises(InputError, match="found 0 patients with labels for training and 1 for validation, expected"):
         open_data_set(data)
 
 
@@ -130,7 +130,7 @@ def rewrite(path: Path, **changes: Any) -> None:
         ),
         (lambda d: drop(d, "imagesTr/p2_0000", "imagesTr/p4_0000"), "no scan for the label maps of p2, p4; expected"),
         (lambda d: drop(d, "labelsTr/p2", "labelsTr/p4"), "p2.nii.gz: no such file: the label map of case p2, p4"),
-        (lambda d: rewrite(d / "splits.json", validation=[]), "0 validation patients"),
+        (lambda d: rewrite(d / "splits.json", validation=[]), "0 for validation"),
         (lambda d: (d / "splits.json").write_text('{"train": []}'), "'validation'"),
     ],
 )

@@ -314,6 +314,8 @@ def test_output_folder_that_cannot_be_written(command: Run, scans: Path, tmp_pat
     done = command("infer", scans, "--out", tmp_path / "file" / "out", *HERE)
     assert done.returncode == 1
     one_line(done.stderr, "file/out", "cannot be made or written to")
+    done = command("infer", scans, "--out", tmp_path / "file", *HERE)
+    one_line(done.stderr, f"{tmp_path / 'file'}: the folder cannot be made or written to (a file has this name)")
 
 
 def bad_models(folder: Path) -> dict[str, tuple[Path, str]]:

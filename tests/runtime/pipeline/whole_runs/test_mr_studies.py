@@ -72,8 +72,8 @@ def test_a_folder_of_the_other_modality_only_is_an_error_that_says_so(tmp_path: 
     scans, (error,), _ = found_in(tmp_path, channels=CT)
     assert not scans
     assert error == (
-        f"{tmp_path}: no scan in this folder, expected NIfTI files (.nii, .nii.gz) or DICOM series; "
-        "not used: MR series 3: the model takes CT"
+        f"{tmp_path}: no scan in this folder, expected NIfTI (.nii, .nii.gz, .hdr with .img), NRRD (.nrrd) or DICOM "
+        "files; not used: MR series 3: the model takes CT"
     )
 
 
