@@ -69,7 +69,7 @@ COMMANDS: dict[str, list[str]] = {
     "expected_dsc.py": ["{scans}", "{labels}", "--out", "{out}/x.json"],
     "export.py": ["{trained}", "--verify", "{one}", "--precisions", "fp16", "--out", "{out}/x.json"],
     "further_features.py": [
-        *("{benchmarks}/results/2026-11-29-calibration.json", "{benchmarks}/results/2026-11-24-uncertainty.json"),
+        *("{benchmarks}/results/2026-11-30-calibration.json", "{benchmarks}/results/2026-11-24-uncertainty.json"),
         *("{scans}/one_0000.nii.gz", "--out", "{out}/x.json"),
     ],
     "hounsfield.py": ["{scans}", "--every", "1", "--only", "HU: strip of 0", "inverted", "--out", "{out}/x.json"],
