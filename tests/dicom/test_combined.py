@@ -90,6 +90,14 @@ def test_a_contour_that_runs_past_its_first_point_loses_nothing(share: float, of
         assert found.repeated
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_keyhole_that_runs_round_twice_keeps_its_hole(turned: bool) -> None:
+    inner = circle(7.0)[::-1] if turned else circle(7.0)
+    found = drawn(np.tile(keyhole(GLAND, inner), (2, 1)))
+    assert np.count_nonzero(found.mask ^ (disc(15.0) & ~disc(7.0))) <= 8
+    assert found.repeated
+
+
 def test_coarse_copies_within_a_contour_take_nothing_away() -> None:
     """With few points they lie inside, and touch the contour at each of them."""
     for count in range(5, 20):
