@@ -188,7 +188,7 @@ def test_one_patient_cannot_be_contrasted(balls: Path, tmp_path: Path) -> None:
         (data / name).symlink_to(balls / name)
     (data / "splits.json").write_text(json.dumps({"train": ["p0"], "validation": ["p1"]}))
     (data / "imagesTr" / "p0_0000.nii.gz").symlink_to(balls / "imagesTr" / "p0_0000.nii.gz")
-    with pytest.raises(InputError, match="found 1 scans for training and in imagesUn"):
+    with pytest.raises(InputError, match="found 1 scan for training and in imagesUn"):
         open_data_set(data, "contrast")
 
 

@@ -96,9 +96,10 @@ def test_other_labels_keep_their_new_classifier() -> None:
 
 
 def test_the_scans_of_the_packaged_model_are_recorded() -> None:
+    """Those of its last training, and the 9 without contours of the third, on whose weights that one went on."""
     training = training_of(PACKAGED)
     assert training is not None
-    assert len(training["scans"]) == training["train_patients"]
+    assert (len(training["scans"]), training["train_patients"]) == (194, 185)
     assert training["scans_complete"] is True
 
 
