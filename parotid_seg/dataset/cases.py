@@ -62,7 +62,7 @@ class Making:
 
         A scan whose series UID is that of another patient's case is passed to `skip`.
         """
-        names, cases = _names(candidates), {}
+        names, cases = self._names_of(candidates), {}
         ordered = sorted(candidates, key=lambda each: hashlib.sha256(names[each].encode()).hexdigest())
         for each in ordered:
             series, patient = self.private.pseudonym(names[each]), self.private.pseudonym(each.patient_id)
@@ -75,6 +75,16 @@ class Making:
                 continue
             cases[each] = self.private.case_of(series, patient)
         return cases
+
+    def _names_of(self, candidates: Sequence[CandidateScan]) -> dict[CandidateScan, str]:
+        """As `_names`, but the only case of a series UID keeps its name when other patients come to share the UID."""
+        names, pseudonym = _names(candidates), self.private.pseudonym
+        for each in candidates:
+            alone = f"{each.series.series_uid} "
+            known = self.private.known(pseudonym(alone))
+            if known and known.patient == pseudonym(each.patient_id) and alone not in names.values():
+                names[each] = alone
+        return names
 
     def _check_same_scan(self, candidate: CandidateScan, case: DataSetCase) -> None:
         """Raise ScanError unless a case whose PatientID is now another one still has the same images."""

@@ -181,6 +181,20 @@ def test_another_patient_of_the_same_series_uid_does_not_replace_the_first(dicom
     )
 
 
+def test_a_case_stays_when_another_patient_comes_to_share_its_series_uid(dicom: Path, data: Path) -> None:
+    def shared(index: int, dataset: Dataset) -> None:
+        dataset.SeriesInstanceUID = uid("of everybody")
+
+    write_study(dicom / "a", patient="a", change=shared)
+    build([dicom], data)
+    write_study(dicom / "b", patient="b", seed=1, change=shared)
+    for made in (1, 0):
+        built = build([dicom], data)
+        assert (built.labelled, built.made, built.exit_status) == (2, made, 0)
+    assert case_from(data, dicom / "a") == "case_0001"
+    assert case_from(data, dicom / "b") == "case_0002"
+
+
 def test_a_corrected_patient_id_of_the_same_images_keeps_the_case(dicom: Path, data: Path) -> None:
     for number in range(3):
         write_study(dicom / f"s{number}", patient=f"P{number}", seed=number)
