@@ -80,7 +80,7 @@ class Making:
         """As `_names`, but the only case of a series UID keeps its name when other patients come to share the UID."""
         names, pseudonym = _names(candidates), self.private.pseudonym
         for each in candidates:
-            alone = f"{each.series.series_uid} "
+            alone = f"{each.series.series_uid} "  # as `_names` names a series that is one scan of one patient
             known = self.private.known(pseudonym(alone))
             if known and known.patient == pseudonym(each.patient_id) and alone not in names.values():
                 names[each] = alone

@@ -150,7 +150,7 @@ def _grown(area: Area, by: int) -> Area:
 
 
 def _parts(points: Points, rows: int, columns: int) -> list[_DrawnContour]:
-    """A contour as contours that enclose no area twice by their shape: a keyhole becomes its outline and its hole."""
+    """A contour as it is, or if it encloses an area twice, its loops: a keyhole becomes its outline and its hole."""
     whole = _contour(points, rows, columns)
     return [_contour(loop, rows, columns) for loop in _loops(points)] if whole.twice else [whole]
 

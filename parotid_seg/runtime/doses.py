@@ -109,10 +109,10 @@ class Doses:
         return plans
 
     def _of_patient(self, doses: Sequence[RtDose], patient_id: str) -> list[RtDose]:
-        """Those of some doses that are not of another patient; an empty PatientID is nobody's.
+        """The doses whose PatientID is not another one; where the dose or the series has none, nothing is compared.
 
         Raises:
-            ScanError: if all are of another one.
+            ScanError: if all are of another patient.
         """
         found = [dose for dose in doses if not patient_id or dose.patient_id in ("", patient_id)]
         if not found:

@@ -84,7 +84,7 @@ class NamedLabels:
             raise ScanError(f"found label {numbers}, expected one of {expected}: {self}", path=path)
 
     def remark(self, path: Path) -> str:
-        """What a mask is other than the run's result beside it; empty if it is that, or if there is no record."""
+        """A note if a mask is not the one that results.json records; empty if it is, or if there is no results.json."""
         if self.recorded is None:
             return ""
         recorded = self.recorded.get(path.name)

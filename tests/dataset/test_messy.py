@@ -28,6 +28,10 @@ from tests.dataset.studies import (
 from tests.dicom_series import ct_voxels, lay, uid, write_series
 
 
+def shared(index: int, dataset: Dataset) -> None:
+    dataset.SeriesInstanceUID = uid("of everybody")
+
+
 def both_in_the_left(dataset: Dataset) -> None:
     left, right = (list(drawn.ContourSequence) for drawn in dataset.ROIContourSequence)
     dataset.ROIContourSequence[0].ContourSequence = left + right
@@ -105,9 +109,6 @@ def test_an_interrupted_rerun_leaves_nothing_to_train_on(
 
 
 def test_patients_who_share_a_series_uid_keep_their_cases(dicom: Path, data: Path) -> None:
-    def shared(index: int, dataset: Dataset) -> None:
-        dataset.SeriesInstanceUID = uid("of everybody")
-
     for seed, name in enumerate("bcd"):
         write_study(dicom / name, patient=name, seed=seed, change=shared)
     build([dicom], data, DataSetOptions(test=1))
@@ -162,9 +163,6 @@ def test_contours_drawn_on_mr_are_to_be_looked_at(dicom: Path, data: Path) -> No
 def test_another_patient_of_the_same_series_uid_does_not_replace_the_first(dicom: Path, data: Path) -> None:
     """In a later run, without the first one's files: the case stays, and the new scan is to be looked at."""
 
-    def shared(index: int, dataset: Dataset) -> None:
-        dataset.SeriesInstanceUID = uid("of everybody")
-
     write_study(dicom / "a", patient="a", change=shared)
     build([dicom / "a"], data)
     [path] = (data / "imagesTr").iterdir()
@@ -182,9 +180,6 @@ def test_another_patient_of_the_same_series_uid_does_not_replace_the_first(dicom
 
 
 def test_a_case_stays_when_another_patient_comes_to_share_its_series_uid(dicom: Path, data: Path) -> None:
-    def shared(index: int, dataset: Dataset) -> None:
-        dataset.SeriesInstanceUID = uid("of everybody")
-
     write_study(dicom / "a", patient="a", change=shared)
     build([dicom], data)
     write_study(dicom / "b", patient="b", seed=1, change=shared)

@@ -147,7 +147,7 @@ def test_of_two_in_the_frame_of_reference_it_is_that_of_the_study(ct: Path, tmp_
 
 
 def test_of_two_in_the_frame_of_reference_none_is_that_of_another_patient(ct: Path, tmp_path: Path) -> None:
-    """The other patient's is that of the study; a dose without a PatientID is nobody's, and is used."""
+    """The other patient's is in the scan's study; a dose without a PatientID is used."""
     dose_at(tmp_path / "doses" / "a.dcm", change=set_to(PatientID="", StudyInstanceUID=uid("another", "study")))
     write_rtdose(tmp_path / "doses" / "b.dcm", np.full(GRID_SHAPE, 5.0), GRID, change=set_to(PatientID="4712"))
     check_means(run(ct, tmp_path / "out", tmp_path / "doses").entries["ct"])
