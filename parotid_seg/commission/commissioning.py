@@ -13,7 +13,7 @@ from pathlib import Path
 from msgspec import structs
 
 from parotid_seg.commission.conditions import conditions_of
-from parotid_seg.commission.drift import AGAINST, EXAMPLE, MASKS, compare_with, lowest_dsc, newest, set_aside
+from parotid_seg.commission.drift import AGAINST, EXAMPLE, MASKS, begin_in, compare_with, lowest_dsc
 from parotid_seg.commission.expected import expected_record, glands_in
 from parotid_seg.commission.faults import faults_in, signs_of
 from parotid_seg.commission.labelled import Chosen, Labelled
@@ -27,12 +27,11 @@ from parotid_seg.commission.record import (
     FaultRecord,
     MaskRecord,
     PatientsRecord,
-    read_commission,
 )
 from parotid_seg.commission.tested_models import Hashes, advice, equality, model_record
 from parotid_seg.contract import Contract
-from parotid_seg.errors import InputError, OutputError
-from parotid_seg.files import hash_file, is_real_file, is_taken, make_folder
+from parotid_seg.errors import InputError
+from parotid_seg.files import hash_file, make_folder
 from parotid_seg.models import example_folder
 from parotid_seg.records import write_record
 from parotid_seg.runtime.compare import comparison_of
@@ -42,7 +41,7 @@ from parotid_seg.runtime.evaluation_record import record_of
 from parotid_seg.runtime.label_match import match_labels
 from parotid_seg.runtime.pipeline.executor import Executor
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
-from parotid_seg.runtime.pipeline.ownership import PAGE, RESULTS
+from parotid_seg.runtime.pipeline.ownership import RESULTS
 from parotid_seg.runtime.pipeline.run import Outcome, Say, infer_at
 from parotid_seg.runtime.report.results import CaseRecord, Results, read_results
 from parotid_seg.scan.intensity import is_ct
@@ -51,11 +50,6 @@ from parotid_seg.scan.volume import Mask
 from parotid_seg.wording import counted
 
 Progress = Callable[[Outcome], None]
-
-MARK = b'<meta name="generator" content="parotid-seg commission">'
-"""What every page of a commissioning has near its beginning."""
-MOST_HEAD = 4096
-"""Bytes of a page in which `MARK` is."""
 
 
 @dataclass(frozen=True)
@@ -168,9 +162,12 @@ def commission(order: Order, *, say: Say = lambda _: None, progress: Progress = 
     from parotid_seg.commission.report_page import write_page
 
     begun = datetime.now(UTC)
-    make_folder(order.out)
-    earlier = _begin(order)
     planned = _planned(order)
+    for each in (order.model, order.against):
+        _check_runs(each, order.chosen)
+    make_folder(order.out)
+    before = begin_in(order.out, say)
+    earlier = order.earlier or before
     say(f"patients: {order.chosen.why}")
     for note in order.chosen.notes:
         say(f"note: {note}")
@@ -184,7 +181,7 @@ def commission(order: Order, *, say: Say = lambda _: None, progress: Progress = 
     model = model_record(order.model.name, masks.sha256, contract, masks.cases, hashes)
     new = _New(model, masks, evaluation, {name: each.voxels_sha256 for name, each in records.items()}, hashes)
     against = _against(order, new, planned, say, progress) if order.against else None
-    earlier_dsc, in_both = (lowest_dsc(drift), len(records) - len(drift.added)) if drift else (None, 0)
+    earlier_dsc, in_both = (lowest_dsc(drift), len(records) - len(drift.added)) if drift else (None, None)
     limits = checked(order.limits, evaluation, len(masks.failed), earlier_dsc, in_both)
     record = CommissionRecord(
         schema_version=1,
@@ -233,41 +230,15 @@ def _patients_record(chosen: Chosen, masks: Masks) -> PatientsRecord:
     )
 
 
-def _begin(order: Order) -> Earlier | None:
-    """Set a complete commissioning of the folder aside; returns the earlier one to compare with.
-
-    Raises:
-        OutputError: if the folder has files of these names that a commissioning has not written.
-    """
-    out = order.out
-    if is_taken(out / NAME):
-        set_aside(out, read_commission(out).record.ended)
-    elif is_taken(out / PAGE) and not _is_ours(out / PAGE):
-        raise OutputError("exists and was not written by commission; choose another --out", path=out / PAGE)
-    if order.earlier:
-        return order.earlier
-    folder = newest(out)
-    return read_commission(folder) if folder and is_real_file(folder / NAME) else None
-
-
-def _is_ours(page: Path) -> bool:
-    try:
-        with page.open("rb") as file:
-            return MARK in file.read(MOST_HEAD)
-    except OSError:
-        return False
-
-
 def _segmented(order: Order, model: RunnableModel, folder: str, say: Say, progress: Progress) -> Masks:
     """Segment all patients as `infer` does.
 
     Raises:
-        InputError: if the model does not take these scans, or no patient has a mask.
+        InputError: if no patient has a mask.
     """
     chosen, out = order.chosen, order.out / folder
     say(f"{model.name} segments {counted(len(chosen.patients), 'patient')}")
     with closing(model.executor()) as executor:
-        _check_channels(executor.contract, chosen)
         scans = [each.scan for each in chosen.patients.values()]
         results = _results(executor, scans, out, order.options, model, progress, say)
     by_scan = {Path(case.scan.source).resolve(): case for case in results.cases}
@@ -292,6 +263,13 @@ def _results(
     options, name = replace(options, pictures=False, report=False), Path(model.name).name
     infer_at(executor, scans, out, options, model_name=name, say=say, progress=progress)
     return read_results(out / RESULTS)
+
+
+def _check_runs(model: RunnableModel | None, chosen: Chosen) -> None:
+    """Load a model, if there is one, and check that it takes the scans: before anything is moved or computed."""
+    if model is not None:
+        with closing(model.executor()) as executor:
+            _check_channels(executor.contract, chosen)
 
 
 def _check_channels(contract: Contract, chosen: Chosen) -> None:

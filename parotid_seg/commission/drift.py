@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from parotid_seg.commission.conditions import LABELS, changes, in_words
 from parotid_seg.commission.faults import Signs, faults_in, signs_of
-from parotid_seg.commission.record import NAME, ConditionChange, DriftRecord, Earlier, MaskChange, MaskRecord
-from parotid_seg.errors import InputError, ScanError
+from parotid_seg.commission.record import (
+    NAME,
+    ConditionChange,
+    DriftRecord,
+    Earlier,
+    MaskChange,
+    MaskRecord,
+    read_commission,
+)
+from parotid_seg.errors import InputError, OutputError, ScanError
 from parotid_seg.files import is_real_file, is_taken, make_folder_in
 from parotid_seg.metrics import dice
 from parotid_seg.runtime.label_match import LabelMatch, match_labels
@@ -24,11 +33,41 @@ EARLIER, MASKS, AGAINST, EXAMPLE = "earlier", "masks", "against", "example"
 """Folders of a commissioning: earlier ones of the same folder, masks of the patients, those of the other model, and
 that of the example."""
 EXAMPLE_NAME = "the packaged example"
+MARK = b'<meta name="generator" content="parotid-seg commission">'
+"""What every page of a commissioning has near its beginning."""
+MOST_HEAD = 4096
+"""Bytes of a page in which `MARK` is."""
 MOST_NAMED = 8
 """Most conditions in the verdict; the record and the page have all."""
 
 
-def set_aside(out: Path, ended: str) -> None:
+def begin_in(out: Path, say: Callable[[str], None]) -> Earlier | None:
+    """Set a complete commissioning of a folder aside; returns the one to compare with, that ended last.
+
+    Raises:
+        InputError: if an earlier one cannot be read.
+        OutputError: if the folder has a page that no commissioning has written.
+    """
+    before = newest(out)
+    if is_taken(out / NAME):
+        last = read_commission(out)
+        folder = set_aside(out, last.record.ended)
+        say(f"the commissioning of {last.record.ended[:10]} is moved to {folder}")
+        return replace(last, path=folder / NAME)
+    if is_taken(out / PAGE) and not _is_ours(out / PAGE):
+        raise OutputError("exists and was not written by commission; choose another --out", path=out / PAGE)
+    return before
+
+
+def _is_ours(page: Path) -> bool:
+    try:
+        with page.open("rb") as file:
+            return MARK in file.read(MOST_HEAD)
+    except OSError:
+        return False
+
+
+def set_aside(out: Path, ended: str) -> Path:
     """Move the results of a complete commissioning into a folder of its own below, so that a new one can be made.
 
     The record, which makes it complete, is moved last: a call that was interrupted is completed by the next one.
@@ -36,6 +75,9 @@ def set_aside(out: Path, ended: str) -> None:
     Args:
         out: folder of the commissioning.
         ended: when it ended.
+
+    Returns:
+        The folder.
 
     Raises:
         OutputError: if a folder cannot be made.
@@ -46,12 +88,17 @@ def set_aside(out: Path, ended: str) -> None:
     for name in (PAGE, MASKS, AGAINST, EXAMPLE, NAME):
         if (out / name).exists():
             (out / name).rename(folder / name)
+    return folder
 
 
-def newest(out: Path) -> Path | None:
-    """The newest of the earlier commissionings of a folder; None if there is none."""
-    folders = sorted(path for path in (out / EARLIER).glob("*") if path.is_dir())
-    return folders[-1] if folders else None
+def newest(out: Path) -> Earlier | None:
+    """The earlier commissioning of a folder that ended last; None if there is none. Other folders there are ignored.
+
+    Raises:
+        InputError: if a record cannot be read.
+    """
+    records = [read_commission(path) for path in (out / EARLIER).glob("*") if is_real_file(path / NAME)]
+    return max(records, key=lambda each: each.record.ended, default=None)
 
 
 def compare_with(
@@ -99,7 +146,7 @@ def compare_with(
     return DriftRecord(
         earlier=str(earlier.path),
         date=earlier.record.ended,
-        verdict=_verdict(earlier.record.ended, len(both), changed, conditions),
+        verdict=_verdict(earlier.record.ended, len(both), EXAMPLE_NAME in both, changed, conditions),
         compared=len(both),
         changed=changed,
         conditions=conditions,
@@ -176,11 +223,14 @@ def _inputs_changed(same: Mapping[str, tuple[MaskRecord, MaskRecord]]) -> Iterat
             yield f"the file of the {what} has changed, the mask has not: {some_of(names)}"
 
 
-def _verdict(date: str, compared: int, changed: Sequence[MaskChange], conditions: Sequence[ConditionChange]) -> str:
+def _verdict(
+    date: str, compared: int, with_example: bool, changed: Sequence[MaskChange], conditions: Sequence[ConditionChange]
+) -> str:
     since = f"those of {date[:10]}"
     different = some_of(map(in_words, conditions), MOST_NAMED, separator="; ")
-    if not compared:
-        return f"no drift can be told: no patient is in this run and in that of {date[:10]}"
+    if not changed and compared == with_example:
+        alone = f"; the mask of {EXAMPLE_NAME} is equal" if with_example else ""
+        return f"no drift can be told: no patient is in this run and in that of {date[:10]}{alone}"
     if not changed:
         without = f"; different without effect on a mask: {different}" if different else ""
         return f"no drift: all {compared} masks are equal to {since}{without}"

@@ -111,7 +111,11 @@ def _table(path: Path) -> dict[str, Any]:
 
 
 def checked(
-    limits: Mapping[str, float], evaluation: Evaluation, failed: int, earlier_dsc: float | None, in_both: int = 0
+    limits: Mapping[str, float],
+    evaluation: Evaluation,
+    failed: int,
+    earlier_dsc: float | None,
+    in_both: int | None = None,
 ) -> list[LimitRecord]:
     """Each limit, met or missed: a record, or one for each structure where means are limited.
 
@@ -120,8 +124,8 @@ def checked(
         evaluation: of the patients with masks.
         failed: number of patients without.
         earlier_dsc: lowest DSC between the masks of this run and an earlier one, the example's included; NaN if it
-            cannot be told, None without an earlier run.
-        in_both: number of patients with a mask in both runs.
+            cannot be told, None without an earlier run or a mask in both.
+        in_both: number of patients with a mask in both runs; None without an earlier run.
     """
     records = []
     patients = len(evaluation.cases)
@@ -134,13 +138,22 @@ def checked(
                 mean = evaluation.means[f"{name} {limit.figure}"]
                 records.append(_mean(key, value, name, mean, _without(evaluation, limit.figure, [name])))
         elif key == "earlier_dsc":
-            if earlier_dsc is not None:
-                note = "the earlier masks that differ are not there" if math.isnan(earlier_dsc) else ""
-                records.append(_record(key, value, earlier_dsc, patients=in_both, note=note))
+            if in_both is not None:
+                records.append(_constancy(key, value, earlier_dsc, in_both))
         else:
             found = patients if key == "patients" else failed
             records.append(_record(key, value, float(found), patients=patients + failed))
     return records
+
+
+def _constancy(key: str, value: float, lowest: float | None, in_both: int) -> LimitRecord:
+    """The limit of the DSC with earlier masks, which is missed if no patient is in both runs."""
+    if not in_both or lowest is None:
+        return _record(
+            key, value, math.nan, patients=0, note="no patient is in both runs: use another --out for others"
+        )
+    note = "the earlier masks that differ are not there" if math.isnan(lowest) else ""
+    return _record(key, value, lowest, patients=in_both, note=note)
 
 
 def _without(evaluation: Evaluation, figure: str, names: Iterable[str]) -> str:

@@ -29,7 +29,7 @@ def evaluation(*cases: CaseScores) -> Evaluation:
 
 
 def one(key: str, value: float, found: Evaluation, failed: int = 0, earlier: float | None = None) -> LimitRecord:
-    (record,) = checked({key: value}, found, failed, earlier)
+    (record,) = checked({key: value}, found, failed, earlier, None if earlier is None else 1)
     return record
 
 
