@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import sys
 from typing import Annotated, Any
 
@@ -92,6 +93,9 @@ def _freeze_objects() -> None:
 def main() -> None:
     """Entry point of the `parotid-seg` command; a wrong command line prints one line and gives exit status 2."""
     atexit.register(_freeze_objects)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal's encoding lacks
     try:
         sys.exit(app(prog_name="parotid-seg", standalone_mode=False) or 0)
     except UsageError as error:

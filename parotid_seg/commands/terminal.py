@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -39,7 +40,17 @@ class Line:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._quiet, self._phase = quiet, ""
-        self._console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+        class Tolerant(Console):
+            """Goes on if nobody reads its output any more, as behind a pipe to `head`."""
+
+            def on_broken_pipe(self) -> None:
+                self.quiet = True
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, sys.stdout.fileno())
+                print_error("nobody reads this output any more; the command goes on without it")
+
+        self._console = Tolerant(highlight=False, soft_wrap=True, markup=False, emoji=False)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         visible = self._console.is_terminal and not quiet
         self.bar = Progress(*columns, console=self._console, disable=not visible, transient=True)
@@ -83,7 +94,8 @@ def following(quiet: bool) -> Iterator[Line]:
 
 def print_error(text: str) -> None:
     """Print one line on standard error, with control characters of file names replaced."""
-    print(f"parotid-seg: {visible(text)}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody reads it
+        print(f"parotid-seg: {visible(text)}", file=sys.stderr, flush=True)
 
 
 class _ToStderr(logging.Handler):
