@@ -231,7 +231,8 @@ def name_cases(scans: Sequence[Scan], taken: Mapping[str, Path]) -> list[Case]:
 
     Args:
         scans: with absolute paths; the first channel counts.
-        taken: names that the output folder already uses, with the places of their scans.
+        taken: names that the output folder already uses, with the places of their scans. A scan keeps its name if it is
+            reached by another link.
     """
     by_place = {place_of(scan[0]): scan for scan in scans}
     name_paths = {place: _place_named(scan) for place, scan in by_place.items()}
@@ -250,12 +251,14 @@ def name_cases(scans: Sequence[Scan], taken: Mapping[str, Path]) -> list[Case]:
                 names[place] = _short("_".join((*above[place][-depth:], own_names[place])))
         depth += 1
     owners = {_folded(name): place for name, place in taken.items()}
-    earlier_names = {place: name for name, place in taken.items()}
+    earlier_names = {Path(os.path.realpath(place)): name for name, place in taken.items()}
+    earlier_names |= {place: name for name, place in taken.items()}
     cases = []
     for place, scan in by_place.items():
-        name = earlier_names.get(place, names[place])
+        earlier = earlier_names.get(place) or earlier_names.get(Path(os.path.realpath(place)))
+        name = earlier or names[place]
         number = 2
-        while place not in earlier_names and owners.get(_folded(name), place) != place:
+        while not earlier and owners.get(_folded(name), place) != place:
             name = f"{names[place]}-{number}"
             number += 1
         owners[_folded(name)] = place

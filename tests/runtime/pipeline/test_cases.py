@@ -47,6 +47,15 @@ def test_equal_names_are_told_apart() -> None:
     assert names == ["d_p1_ct", "p2_ct", "other", "e_p1_ct"]
 
 
+def test_a_scan_keeps_its_name_behind_another_link(tmp_path: Path) -> None:
+    scan, other = touch(tmp_path / "data" / "ct.nii.gz"), touch(tmp_path / "other" / "ct.nii.gz")
+    link = tmp_path / "link"
+    link.symlink_to("data")
+    for earlier, now in ((scan, link / scan.name), (link / scan.name, scan)):
+        names = [case.name for case in name_cases([(now,), (other,)], taken={"ct": earlier})]
+        assert names == ["ct", "other_ct"]
+
+
 def test_same_folder_same_stem() -> None:
     names = [case.name for case in name_cases([(Path("/d/ct.nii"),), (Path("/d/ct.nii.gz"),)], taken={})]
     assert len(set(names)) == 2
