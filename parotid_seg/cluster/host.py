@@ -102,7 +102,7 @@ class Stage:
             raise OutputError(f"{self._url}/{name}: cannot be read ({error_text(error)})") from error
 
     def deliver(self, job: CaseRequest, finished: CaseResult, copied: CaseRequest | None = None) -> CaseResult:
-        """Upload a case's files, the mask last, and remove the copies.
+        """Upload a case's files, the mask last, and remove the copies, and pictures that an earlier run drew.
 
         Args:
             job: the case with the paths that the command knows.
@@ -113,7 +113,7 @@ class Stage:
             The result, with the paths that the command knows.
 
         Raises:
-            OutputError: if a file cannot be uploaded.
+            OutputError: if a file cannot be uploaded or removed.
         """
         entry = finished.entry
         for source, copy in zip(job.case.scan, copied.case.scan if copied else job.case.scan, strict=True):
@@ -127,8 +127,19 @@ class Stage:
             for name in filter(None, (*pictures_of(entry.case), *entry.further, entry.mask)):
                 if finished.status == "done" and (self.out / name).exists():
                     self._upload(name)
+                elif finished.status != "skipped" and job.known and name in pictures_of(entry.case):
+                    self._remove(name)  # of an earlier mask
                 (self.out / name).unlink(missing_ok=True)
         return replace(finished, entry=entry)
+
+    def _remove(self, name: str) -> None:
+        system, root = opened(self._url)
+        try:
+            system.rm_file(f"{root}/{name}")
+        except FileNotFoundError:
+            return
+        except Exception as error:  # each storage client has its own error types
+            raise OutputError(f"{self._url}/{name}: cannot be removed ({error_text(error)})") from error
 
     def _upload(self, name: str) -> None:
         system, root = opened(self._url)

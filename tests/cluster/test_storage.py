@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import fsspec
 import nibabel
@@ -143,6 +143,22 @@ def test_a_case_is_staged_and_delivered(bucket: Any, tmp_path: Path) -> None:
     assert bucket.cat_file("/out/pictures/a.png") == b"picture"
     assert not source.exists()
     assert not list(stage.out.glob("*.nii.gz"))
+
+
+@pytest.mark.parametrize(("status", "stays"), [("done", False), ("failed", False), ("skipped", True)])
+def test_a_picture_of_an_earlier_mask_does_not_stay(
+    bucket: Any, tmp_path: Path, status: Literal["done", "failed", "skipped"], stays: bool
+) -> None:
+    for name in ("scans/a.nii.gz", "scans/b.nii.gz", "out/pictures/a.png", "out/pictures/b.png"):
+        bucket.pipe_file(f"/{name}", b"x")
+    stage = Stage(tmp_path / "unused", "memory://out", Outputs())
+    for case, known in (("a", entry("a", "a.nii.gz")), ("b", None)):
+        job = CaseRequest(Case(case, (Path(f"memory://scans/{case}.nii.gz"),)), known)
+        (copied,) = stage.fetch([job])
+        assert isinstance(copied, CaseRequest)
+        stage.deliver(job, CaseResult(status, entry(case, f"{case}.nii.gz")), copied)
+    assert bucket.exists("/out/pictures/a.png") == stays
+    assert bucket.exists("/out/pictures/b.png"), "it is not known who wrote it"
 
 
 def test_an_error_names_the_url_and_not_the_copy(bucket: Any, tmp_path: Path) -> None:
