@@ -149,13 +149,15 @@ class Work:
             missing = [name for name in record.slices if name not in slices]
             same = not added and record.settings == self._settings
             if same and record.status in (DONE, SENT, REFUSED) and self._is_whole(series, record):
-                self._say(Routine(f"series {series}: received again unchanged, is not segmented again"))
+                part = f", {len(slices)} of its {len(record.slices)} slices" if missing else ""
+                self._say(Routine(f"series {series}: received again unchanged{part}, is not segmented again"))
                 self._record_done(series, replace(record, slices=record.slices | slices))
                 return True
             if missing:
                 reason = (
                     f"{len(missing)} slices that were received before are removed by now; "
-                    f"found {len(slices)}, expected the whole series again"
+                    f"found {len(slices)}, expected the whole series again; if it has fewer slices now, remove its "
+                    "entries in state and inbox, and send it again"
                 )
                 self._ledger.put(series, replace(record, status=INCOMPLETE, reason=reason))
                 self._say(f"series {series}: not segmented: {reason}")
