@@ -11,7 +11,7 @@ from typing import Any
 from parotid_seg.errors import InputError
 from parotid_seg.files import exists, hash_file, size_of
 from parotid_seg.records import read_record
-from parotid_seg.scan.label_set import DESCRIPTION, channel_names, data_folder
+from parotid_seg.scan.label_set import DESCRIPTION, channel_names, data_folder, read_splits
 from parotid_seg.scan.nifti import ENDINGS, by_case, check_same_voxels, is_nifti
 from parotid_seg.wording import some_of
 
@@ -82,7 +82,7 @@ def choose(place: Path) -> Chosen:
     data = data_folder(place)
     description = data / DESCRIPTION
     channels = channel_names(read_record(description, dict[str, Any]), description) if exists(description) else ()
-    splits = _splits(data / SPLITS)
+    splits = read_splits(data / SPLITS)
     found: dict[str, dict[str, Labelled]] = {}
     notes = []
     for images, labels in FOLDERS.items():
@@ -154,12 +154,3 @@ def _labelled(images: Path, labels: Path) -> tuple[dict[str, Labelled], list[str
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path.absolute() for path in folder.glob("*") if not path.name.startswith("."))
-
-
-def _splits(path: Path) -> dict[str, list[str]]:
-    if not exists(path):
-        return {}
-    splits = read_record(path, dict[str, list[str]], expected="lists of patients by name")
-    if twice := sorted({name for name in splits.get(TEST, []) if splits[TEST].count(name) > 1}):
-        raise InputError(f"{TEST}: found {some_of(twice)} more than once, expected each once", path=path)
-    return splits

@@ -33,12 +33,11 @@ from parotid_seg.dataset.splits import (
     check_counts,
     check_test_patients,
     listed,
-    read_splits,
     roles_of,
 )
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.records import write_record
-from parotid_seg.scan.label_set import DESCRIPTION
+from parotid_seg.scan.label_set import DESCRIPTION, read_splits
 from parotid_seg.wording import counted, some_of
 
 Say = Callable[[str], None]

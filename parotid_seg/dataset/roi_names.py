@@ -28,7 +28,6 @@ from parotid_seg.scan.labels import (
     PAROTID_GLAND,
     SIDES,
     WORD,
-    is_parotid,
     side_of,
     side_words,
     without_accents,
@@ -144,7 +143,7 @@ def parotid_meaning(name: str) -> Meaning:
     """The meaning of a name by the rules: a left or right parotid gland, or neither."""
     name_words = words(name)
     both = [word for word in name_words if word in BOTH]
-    if not is_parotid(name) and not any(word.startswith("parotid") for word in both):
+    if PAROTID_GLAND.isdisjoint(name_words) and not any(word.startswith("parotid") for word in both):
         return Meaning(reason="its name means none of the labels", gland="parot" in " ".join(name_words))
     sides = side_words(name)
     if any(word not in PAROTID_GLAND | FILLERS | BOTH | sides.keys() for word in name_words):

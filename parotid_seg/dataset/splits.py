@@ -7,26 +7,12 @@ scans that were used for validation before.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from parotid_seg.errors import InputError, OptionError
-from parotid_seg.records import read_record
 from parotid_seg.train.data.data_set import VALIDATION_SHARE
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 Splits = dict[str, list[str]]
-
-
-def read_splits(path: Path) -> Splits:
-    """Lists of cases by name; none if there is no file.
-
-    Raises:
-        InputError: if it is of another form.
-    """
-    if not path.exists():
-        return {}
-    expected = "lists of cases by name, as in {'train': [...], 'validation': [...]}"
-    return read_record(path, Splits, expected=expected)
 
 
 def roles_of(patients: Mapping[str, str], splits: Splits) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A data set in nnU-Net's raw layout: its folder, and the channels and labels in its dataset.json.
+"""A data set in nnU-Net's raw layout: its folder, the channels and labels in its dataset.json, and its splits.json.
 
 Names and numbers follow nnU-Net's documentation (dataset_format.md, ignore_label.md): "background" is 0, and "ignore",
 which must have the highest number, marks unlabelled voxels. It is not a structure: it is neither learnt nor scored.
@@ -16,6 +16,8 @@ from typing import Any
 from parotid_seg.contract import BACKGROUND, IGNORE
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.files import exists
+from parotid_seg.records import is_plain_name, read_record
+from parotid_seg.wording import some_of
 
 DESCRIPTION = "dataset.json"
 LARGEST_VALUE = 255
@@ -118,6 +120,31 @@ def read_label_set(content: Mapping[str, Any], path: Path, key: str = "labels") 
         raise wrong(f"found {_shown(labels)}, expected 'background' and at least one structure")
     rising = dict(sorted(structures.items(), key=lambda item: item[1]))
     return LabelSet(rising, values[ignored[0]] if ignored else None)
+
+
+def read_splits(path: Path) -> dict[str, list[str]]:
+    """The lists of patients in a splits.json, by name; none if there is no file.
+
+    Raises:
+        InputError: if it is of another form, or a patient is in it more than once.
+    """
+    if not exists(path):
+        return {}
+    expected = "lists of patients by name, as in {'train': [...], 'validation': [...]}"
+    splits = read_record(path, dict[str, Any], expected=expected)
+    lists: dict[str, list[str]] = {}
+    for name, cases in splits.items():
+        if not isinstance(cases, list):
+            raise InputError(f"{name}: found {kind(cases)}, expected a list of patients' names", path=path)
+        for case in cases:
+            if not isinstance(case, str) or not is_plain_name(case):
+                raise InputError(f"{name}: found {case!r}, expected the name of a patient's files", path=path)
+            lists.setdefault(case, []).append(name)
+    if doubles := [f"{case} ({' and '.join(found)})" for case, found in lists.items() if len(found) > 1]:
+        raise InputError(
+            f"found patients more than once: {some_of(doubles)}; expected each in one list, once", path=path
+        )
+    return splits
 
 
 def kind(value: object) -> str:

@@ -111,8 +111,8 @@ def plain_name(name: str) -> str:
 
 
 def is_parotid(name: str) -> bool:
-    """Whether the structure is a parotid gland."""
-    return not PAROTID_GLAND.isdisjoint(words(name))
+    """Whether a name means a parotid gland, and not a part of it, a tumour or another structure there."""
+    return structure_words(name) == {"parotid"}
 
 
 def mirrored_labels(names: Sequence[str]) -> tuple[int, ...]:

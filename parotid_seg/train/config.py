@@ -164,7 +164,7 @@ class Schedule:
         """Linear warm-up, then a cosine to zero."""
         warmup = self.warmup_epochs * self.steps_an_epoch
         if step < warmup:
-            return self.learning_rate * (step + 1) / warmup
+            return self.learning_rate * min(1.0, (step + 1) / warmup)  # an epoch may have no whole number of steps
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))
 
 

@@ -52,7 +52,7 @@ class ContrastTrainer(Trainer):
         """See `Trainer`. Parts that this stage does not train are passed on unchanged from the source."""
         if source == SCRATCH:
             return
-        transfer = self.take(source, self.unet, parts=PARTS, mirror=False)
+        transfer = self.take(source, self.unet, parts=PARTS, labels=self.data.labels, mirror=False)
         self.moco.slow.unet.load_state_dict(self.unet.state_dict())
         self.learnt |= set(transfer.taken)
         self.tell(transfer)

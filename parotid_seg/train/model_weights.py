@@ -97,8 +97,13 @@ def network_weights(source: str, model: ModelWeights, unet: SwinUnet) -> Weights
         unet: a network of the run's sizes.
 
     Raises:
-        InputError: if the file's network has other sizes.
+        InputError: if the file's network has other sizes, or windows that do not divide its grid.
     """
+    if not any(name.endswith(".position_bias") for name in model.stored):
+        raise InputError(
+            f"--init {source}: the windows of its network do not divide its grid, and such a file cannot be trained "
+            "on; expected its best.pt"
+        )
     state = {}
     for name, old in unet.state_dict().items():
         layer = name.rpartition(".")[0]

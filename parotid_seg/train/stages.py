@@ -73,7 +73,7 @@ def train(
     for note in _notes(config, data_sets):
         say(f"note: {note}")
     started_stages = processes.broadcast_from_rank0(lambda: _started_stages(run, folders, resume, config.init))
-    same = [dataclasses.replace(each, folder=Path()) for each in data_sets.values()]  # machines' folders may differ
+    same = [dataclasses.replace(each, folder=Path(), name="") for each in data_sets.values()]  # folders may differ
     processes.assert_equal("settings or patients", (config, same))
     keep_freed_memory()
     trainers = {}

@@ -158,7 +158,7 @@ class SegmentTrainer(Trainer):
         self.initial_kept = False
         """Whether the initial model was written to `best.pt`."""
         self.whole_source = ""
-        """The initial weights, if the source had all of them."""
+        """The source of --init, if it had all weights, and no stage before has changed them."""
         self.initial: dict[str, Tensor] | None = None
         """Weights of the initial model, if the schedule's `initial_share` of them is kept."""
 
@@ -184,7 +184,8 @@ class SegmentTrainer(Trainer):
             return
         transfer = self.take(source, self.net.unet, parts=self.config.transfer, labels=self.data.labels)
         self.average.load_state_dict(self.net.state_dict())
-        self.whole_source = source if not transfer.random and self.as_before(transfer) else ""
+        whole = not transfer.random and self.as_before(transfer) and source == self.config.init
+        self.whole_source = source if whole else ""
         self.tell(transfer)
         if not self.schedule.initial_share:
             return

@@ -76,7 +76,7 @@ def test_a_copy_of_a_scan_is_no_further_patient(data: Path) -> None:
     [
         (["p2"], "test: no scan with a label map for p2"),
         (["gone"], "test: no scan with a label map for gone"),
-        (["p0", "p0"], "test: found p0 more than once"),
+        (["p0", "p0"], "found patients more than once: p0"),
     ],
 )
 def test_a_wrong_test_list_is_refused(data: Path, names: list[str], reason: str) -> None:

@@ -1,14 +1,12 @@
 """Patients stay together and stay in their list."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parotid_seg.dataset.splits import TEST, TRAIN, VALIDATION, assign, listed, read_splits, roles_of
+from parotid_seg.dataset.splits import TEST, TRAIN, VALIDATION, assign, listed, roles_of
 from parotid_seg.errors import InputError
 
 PATIENTS = st.dictionaries(st.integers(0, 99).map("case_{:04d}".format), st.integers(0, 12).map(str), min_size=1)
@@ -50,19 +48,6 @@ def test_a_list_of_the_users_own_is_kept() -> None:
     }
     with pytest.raises(InputError, match="case_0002 is in validation, another scan of the same patient in train"):
         roles_of(patients, {TRAIN: ["case_0001"], VALIDATION: ["case_0002"]})
-
-
-@pytest.mark.parametrize(
-    "text", ["{", "[]", '{"train": 3}', '"x"', '{"train": [3]}', '{"train": ["a"], "train": ["b"]}', "[" * 100_000]
-)
-def test_a_broken_file(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "splits.json"
-    assert read_splits(path) == {}
-    path.write_text(text)
-    with pytest.raises(InputError, match="expected lists of cases by name"):
-        read_splits(path)
-    path.write_text(json.dumps({"train": ["a"]}))
-    assert read_splits(path) == {"train": ["a"]}
 
 
 def test_so_many_patients_are_locked() -> None:

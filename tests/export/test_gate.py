@@ -179,7 +179,7 @@ def test_precisions_pass_and_say_what_they_are(
     assert backend.ran.precision == computed_in(proof.precision), "on this CPU FP16 may be computed in FP32"
     assert precision in ("auto", proof.precision)
     assert backend.contract.verification["lowest_dsc"] >= GATES[proof.precision].least_dsc
-    assert backend.contract.verification["multiply_adds"][proof.precision] >= 0.7  # a small network
+    assert backend.contract.verification["multiply_adds"][proof.precision] >= 0.5  # a small network
     record = json.loads(out.with_suffix(".parity.json").read_text())
     assert record["model_sha256"] == backend.model_sha256
     assert [each["precision"] for each in record["candidates"]] == (

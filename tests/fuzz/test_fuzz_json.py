@@ -15,7 +15,6 @@ from parotid_seg.bench.result import SCHEMA, SCHEMA_VERSION
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.dataset.private import STATE, DataSetCase, Private
 from parotid_seg.dataset.private import _read as read_state
-from parotid_seg.dataset.splits import read_splits
 from parotid_seg.errors import InputError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.node.ledger import DONE, Ledger, ReceivedSlice, SeriesRecord
@@ -25,7 +24,7 @@ from parotid_seg.runtime.engines.autotune import _stored_choice as kept_choice
 from parotid_seg.runtime.engines.engine_file import Sidecar, read_sidecar, sidecar_path
 from parotid_seg.runtime.label_match import _labels_beside as labels_beside
 from parotid_seg.runtime.pipeline.journal import NAME, Entry, Journal
-from parotid_seg.scan.label_set import read_label_set
+from parotid_seg.scan.label_set import read_label_set, read_splits
 from tests.fakes.sidecars import write_sidecar
 from tests.fuzz.mutate import feed, tree_mutant
 

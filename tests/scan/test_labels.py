@@ -35,6 +35,10 @@ pytestmark = pytest.mark.slow
         ("Parótida izq", ("parotida", "izq"), "left", True),
         ("PAROTID_RT", ("parotid", "rt"), "right", True),
         ("lparotid", ("parotid", "l"), "left", True),
+        ("Glandula parotidea sin.", ("glandula", "parotidea", "sin"), "left", True),
+        ("parotid_tumour_left", ("parotid", "tumour", "left"), "left", False),
+        ("Parotid_LN_L", ("parotid", "ln", "l"), "left", False),
+        ("GTV_parotid", ("gtv", "parotid"), "", False),
     ],
 )
 def test_names(name: str, expected: tuple[str, ...], side: str, parotid: bool) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from parotid_seg.errors import InputError
 from parotid_seg.train.checkpoint import load_checkpoint
-from parotid_seg.train.config import TrainConfig
+from parotid_seg.train.config import INITIAL, TrainConfig
 from parotid_seg.train.contrast import ContrastTrainer, match
 from parotid_seg.train.data.augment import Draws
 from parotid_seg.train.data.data_set import open_data_set
@@ -138,6 +138,39 @@ def test_what_contrast_does_not_train_is_handed_on(balls: Path, contrast_config:
             assert torch.equal(value, organs[name]), name
     learnt = "unet.encoder.layers.1.blocks.0.mlp.fc1.weight"
     assert not torch.equal(contrast[learnt], organs[learnt])
+
+
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.slow
+def test_contrast_keeps_the_classifier_of_a_model_of_the_same_labels(
+    balls: Path, contrast_config: TrainConfig, tmp_path: Path
+) -> None:
+    quick = merge(
+        contrast_config, {"segment": {"epochs": 1, "images_per_epoch": 16, "validate_every": 1}}, where="test"
+    )
+    assert train(dataclasses.replace(quick, stages=("segment",)), balls, tmp_path / "first", device="cpu")
+    first = tmp_path / "first" / "best.pt"
+    config = dataclasses.replace(quick, stages=("contrast", "segment"), init=str(first))
+    said: list[str] = []
+    assert train(config, balls, tmp_path / "second", device="cpu", report=said.append)
+    account = json.loads((tmp_path / "second" / "transfer.json").read_text())
+    assert (account["random"], account["left_out"]) == ([], {})
+    before, after = (load_checkpoint(path).weights for path in (first, tmp_path / "second" / "contrast" / "best.pt"))
+    assert torch.equal(before["unet.classify.weight"], after["unet.classify.weight"])
+    assert not any(INITIAL in line for line in said), "contrast has changed it"
+
+
+def test_scans_listed_as_unlabelled_are_used_without_labels(balls: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("imagesTr", "labelsTr", "dataset.json"):
+        (data / name).symlink_to(balls / name)
+    lists = {"train": ["p0", "p1"], "validation": ["p4"], "unlabelled": ["p2", "p3", "gone"]}
+    (data / "splits.json").write_text(json.dumps(lists))
+    found = open_data_set(data, "contrast")
+    assert (found.train, found.unlabelled) == (("p0", "p1", "p2", "p3"), ())
+    assert "patients of the list 'unlabelled' of splits.json have no scan: gone" in found.notes
+    assert open_data_set(data).train == ("p0", "p1")
 
 
 @pytest.mark.usefixtures("without_pictures")

@@ -1,5 +1,6 @@
 """The network: shapes, size, and preprocessing layers that do what their docstrings say."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,13 @@ def test_learning_rate_rises_then_falls_to_zero(small_config: Path) -> None:
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
     assert max(rates) == pytest.approx(segment.learning_rate)
     assert rates[-1] < 0.02 * segment.learning_rate
+
+
+def test_the_learning_rate_never_exceeds_its_peak(small_config: Path) -> None:
+    segment = dataclasses.replace(load_config("compact", small_config).segment, warmup_epochs=0.3)
+    for batches in (1, 2, 3, 5, 7, 16):
+        each = dataclasses.replace(segment, images_per_epoch=batches * segment.batch_size)
+        assert max(map(each.learning_rate_at, range(each.steps))) <= segment.learning_rate
 
 
 def test_a_single_channel_is_windowed_resampled_and_stacked_as_by_the_formula() -> None:

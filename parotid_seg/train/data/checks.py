@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from parotid_seg.contract import Grid
 from parotid_seg.errors import InputError
 from parotid_seg.flags import Flag
 from parotid_seg.scan.labels import LEFT, RIGHT, is_parotid, is_usual_volume, mirrored_labels, side_of
 from parotid_seg.scan.sides import WIDEST_MM, width_mm
+from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.data.data_set import DataSet, named
 from parotid_seg.train.data.patients import HU_DOUBTS, PLACE_DOUBTS, Patient
 
 ASIDE_MM = 20.0
 """A structure whose middle lies so far (mm) beside the patient's has a side. Parotid glands lie 44 mm or more away."""
+MOST_OUTSIDE = 0.01
+"""Largest share of a structure outside the model's grid without a remark."""
 FEWEST_TO_JUDGE = 3
 """If it does in each of at least so many patients, its label should have a name with a side."""
 
@@ -50,13 +54,16 @@ def _with_codes(found: Sequence[tuple[str, list[Flag]]]) -> str:
     return named(f"{name} ({', '.join(flag.code for flag in flags)})" for name, flags in found)
 
 
-def check_labels(data: DataSet, train: Sequence[Patient], validation: Sequence[Patient], mirrored: bool) -> list[str]:
-    """Check that label maps contain structures for training and validation.
+def check_labels(
+    data: DataSet, train: Sequence[Patient], validation: Sequence[Patient], config: TrainConfig
+) -> list[str]:
+    """Check that label maps contain structures for training and validation. Of a patient who has none but soft labels,
+    the map of the largest shares is checked.
 
     Args:
         data: the data set.
         train, validation: its patients.
-        mirrored: whether training mirrors scans.
+        config: the run's.
 
     Returns:
         Remarks, one line each.
@@ -75,13 +82,13 @@ def check_labels(data: DataSet, train: Sequence[Patient], validation: Sequence[P
             "without any belong in no list of splits.json",
             path=folder,
         )
-    if swapped := [each.name for each in (*train, *validation) if each.contoured and _is_swapped(each, data.labels)]:
+    if swapped := [each.name for each in (*train, *validation) if _is_swapped(each, data.labels)]:
         raise InputError(
             f"left and right are swapped in {len(swapped)} of {len(train) + len(validation)} label maps: "
             f"{named(swapped)}; expected the patient's left and right, as scan and label map state them",
             path=folder,
         )
-    if joined := [each.name for each in (*train, *validation) if each.contoured and _has_both_sides(each, data.labels)]:
+    if joined := [each.name for each in (*train, *validation) if _has_both_sides(each, data.labels)]:
         raise InputError(
             f"a parotid gland is wider than {WIDEST_MM:.0f} mm from side to side in {len(joined)} of "
             f"{len(train) + len(validation)} label maps: {named(joined)}; expected one gland in each label",
@@ -90,7 +97,12 @@ def check_labels(data: DataSet, train: Sequence[Patient], validation: Sequence[P
     for patients, what in ((train, "training"), (validation, "validation")):
         if not any(any(patient.shown_in) for patient in patients):
             raise InputError(f"found no voxel of any organ in the {what} patients' label maps", path=folder)
-    return [*_remarks_on_labels(data, train, mirrored), *_remarks_on_patients(data, (*train, *validation))]
+    mirrored, patients = config.augment.mirror_probability > 0, (*train, *validation)
+    return [
+        *_remarks_on_labels(data, train, mirrored),
+        *_remarks_on_patients(data, patients),
+        *_remarks_on_places(data, patients, config.grid),
+    ]
 
 
 def _remarks_on_labels(data: DataSet, train: Sequence[Patient], mirrored: bool) -> Iterator[str]:
@@ -110,10 +122,9 @@ def _remarks_on_labels(data: DataSet, train: Sequence[Patient], mirrored: bool) 
 
 def _remarks_on_patients(data: DataSet, patients: Sequence[Patient]) -> Iterator[str]:
     """On label maps that lack a structure, on parotid glands of unusual volume, and on scans that occur twice."""
-    contoured = [each for each in patients if each.contoured]
     for value, name in enumerate(data.labels[1:], start=1):
-        shown = [each for each in contoured if each.shown_in[value]]
-        lacking = [each.name for each in contoured if not each.shown_in[value]]
+        shown = [each for each in patients if each.shown_in[value]]
+        lacking = [each.name for each in patients if not each.shown_in[value]]
         if shown and lacking and not data.partly_contoured:
             yield f"label maps without {name}, which is learnt as background there: {named(lacking)}"
         volumes = ((each.name, int(_profile(each, value).sum()) * each.volume.voxel_ml) for each in shown)
@@ -124,6 +135,29 @@ def _remarks_on_patients(data: DataSet, patients: Sequence[Patient]) -> Iterator
         of_scan.setdefault(each.sha256, []).append(each.name)
     if repeated := [" and ".join(names) for names in of_scan.values() if len(names) > 1]:
         yield f"scans of the same voxels under several names: {named(repeated)}; one patient counts for several"
+
+
+def _remarks_on_places(data: DataSet, patients: Sequence[Patient], grid: Grid) -> Iterator[str]:
+    """On structures that lie in part outside the grid, which is around the middle of the body."""
+    half_mm = grid.size * grid.spacing_mm / 2
+    beyond = []
+    for each in patients:
+        rows, columns = (
+            np.abs(np.arange(count) * spacing_mm - middle_mm) <= half_mm
+            for count, spacing_mm, middle_mm in zip(
+                each.volume.shape[1:], each.volume.spacing_mm[1:], each.centre_mm, strict=True
+            )
+        )
+        for value, name in enumerate(data.labels[1:], start=1):
+            if slices := each.shown_in[value]:
+                area = np.count_nonzero(each.labels[list(slices)] == value, axis=0)
+                share = 1 - float(area[np.ix_(rows, columns)].sum() / area.sum())
+                beyond += [f"{each.name} ({name} {share:.0%})"] if share > MOST_OUTSIDE else []
+    if beyond:
+        yield (
+            f"structures that lie in part outside the {2 * half_mm:.0f} mm wide grid around the body's middle, and "
+            f"cannot be learnt or found there: {named(beyond)}; crop these scans to the head"
+        )
 
 
 def _is_swapped(patient: Patient, names: Sequence[str]) -> bool:

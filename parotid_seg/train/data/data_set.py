@@ -24,9 +24,9 @@ import numpy as np
 
 from parotid_seg.contract import BACKGROUND
 from parotid_seg.errors import InputError, OptionError
-from parotid_seg.records import is_plain_name, read_record
+from parotid_seg.records import read_record
 from parotid_seg.scan.intensity import is_ct
-from parotid_seg.scan.label_set import DESCRIPTION, LabelSet, channel_names, data_folder, kind, read_label_set
+from parotid_seg.scan.label_set import DESCRIPTION, LabelSet, channel_names, data_folder, read_label_set, read_splits
 from parotid_seg.scan.labels import check_pairs, side_of, structure_words
 from parotid_seg.train.config import UNLABELLED_STAGES, TrainConfig
 from parotid_seg.wording import counted, some_of
@@ -127,7 +127,7 @@ def open_data_set(
         folder: the data folder, or the dataset.json in it.
         stage: "segment" for the data set's labels, "organs" for the other organs. For "organs", the data set's labels
             count as background, because they are learnt later, possibly from few patients. "contrast" and "dense" use
-            the scans of the training patients and of imagesUn, without labels.
+            the scans of the training patients, of the list "unlabelled" and of imagesUn, without labels.
         labelled: use only this many of the training patients (few-label study).
         seed: for the choice of these patients; with the same seed a smaller choice is a subset of a larger one.
         soft: whether soft labels are used; scans of imagesUn that have some are then training patients.
@@ -148,8 +148,8 @@ def open_data_set(
     unlabelled: list[str] = []
     held_out: list[str] = []
     if stage in UNLABELLED_STAGES:
-        unlabelled = sorted(_images(folder / "imagesUn", ending) - {*train, *validation, *test})
-        train, validation, held_out = [*train, *unlabelled], [], validation
+        listed, unlabelled, lost = _without_labels(folder, ending, {*train, *validation, *test})
+        train, validation, held_out, notes = [*train, *listed, *unlabelled], [], validation, (*notes, *lost)
     _check_counts(folder, train, validation, stage)
     if label_folder and labelled is not None:
         train = _few(train, labelled, seed)
@@ -161,7 +161,7 @@ def open_data_set(
         notes = (*notes, *_check_soft(folder, with_soft, train, labels))
     data = DataSet(
         folder=folder,
-        name=str(description.get("name", folder.name)),
+        name=str(description.get("name", folder.resolve().name)),
         channels=channels,
         labels=(BACKGROUND, *labels.values),
         stored_values=(0, *labels.values.values()),
@@ -272,7 +272,9 @@ def _split(folder: Path, ending: str, needs_labels: bool) -> tuple[list[str], li
         raise InputError(f"no scan for the label maps of {named(lost)}; {expected}", path=folder / "labelsTr")
     path = folder / "splits.json"
     if path.exists():
-        splits = _read_splits(path)
+        splits = read_splits(path)
+        if not {"train", "validation"} <= splits.keys():
+            raise InputError("expected an object with the lists 'train' and 'validation'", path=path)
         used = (*splits["train"], *(splits["validation"] if needs_labels else ()))
         if unknown := [case for case in used if case not in images]:
             raise InputError(f"found patients without a scan: {named(unknown)}; {expected}", path=path)
@@ -297,6 +299,20 @@ def _split(folder: Path, ending: str, needs_labels: bool) -> tuple[list[str], li
     return shuffled[held_out:], shuffled[:held_out], sorted(locked - images), unused
 
 
+def _without_labels(folder: Path, ending: str, used: Collection[str]) -> tuple[list[str], list[str], list[str]]:
+    """The scans in imagesTr that splits.json lists as unlabelled, those in imagesUn, and a note on listed patients without
+    a scan.
+
+    Args:
+        used: cases of other lists.
+    """
+    there, others = _images(folder / "imagesTr", ending), sorted(_images(folder / "imagesUn", ending) - {*used})
+    listed = read_splits(folder / "splits.json").get("unlabelled", [])
+    lost = [case for case in listed if case not in there and case not in others]
+    note = [f"patients of the list 'unlabelled' of splits.json have no scan: {named(lost)}"] if lost else []
+    return [case for case in listed if case in there], others, note
+
+
 def _check_locked(folder: Path, cases: Collection[str]) -> None:
     """Raise InputError if there are any: patients for training or validation who are also in imagesTs."""
     if cases:
@@ -317,26 +333,6 @@ def _unused(cases: Collection[str], maps: Collection[str]) -> tuple[str, ...]:
     if others:
         notes.append(f"patients with label maps in no list of splits.json are not used: {named(others)}")
     return tuple(notes)
-
-
-def _read_splits(path: Path) -> dict[str, list[str]]:
-    splits = read_record(path, dict[str, Any])
-    if not {"train", "validation"} <= splits.keys():
-        raise InputError("expected an object with the lists 'train' and 'validation'", path=path)
-    for name, cases in splits.items():
-        if not isinstance(cases, list):
-            raise InputError(f"{name}: found {kind(cases)}, expected a list of patients' names", path=path)
-        for case in cases:
-            if not isinstance(case, str) or not is_plain_name(case):
-                raise InputError(f"{name}: found {case!r}, expected the name of a patient's files", path=path)
-    lists: dict[str, list[str]] = {}
-    for name, cases in splits.items():
-        for case in cases:
-            lists.setdefault(case, []).append(name)
-    if doubles := {case: found for case, found in lists.items() if len(found) > 1}:
-        found = named(f"{case} ({' and '.join(names)})" for case, names in doubles.items())
-        raise InputError(f"found patients more than once: {found}; expected each in one list, once", path=path)
-    return splits
 
 
 def _images(folder: Path, ending: str) -> set[str]:

@@ -5,6 +5,7 @@ By hashes of the scans' voxels it checks that no test or validation patient is o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -75,7 +76,7 @@ def load_all(
         hashes.update(found)
         notes += remarks
     check_held_out(data.folder, train, held_out)
-    for note in (*notes, *check_labels(data, train, validation, config.augment.mirror_probability > 0)):
+    for note in (*notes, *check_labels(data, train, validation, config)):
         report(f"note: {note}")
     return train, validation, locked
 
@@ -130,6 +131,11 @@ def _scan_of(patient: Patient) -> str:
     return f"{patient.sha256} {by_axes(patient.volume.spacing_mm)}"
 
 
+def _pairs_of(patient: Patient) -> list[tuple[str, str]]:
+    """Hashes of a scan and of its labels, as a checkpoint has them; older ones have no spacing of the scan."""
+    return [(scan, patient.labels_sha256) for scan in (_scan_of(patient), patient.sha256)]
+
+
 def in_recorded_order(trained: Trained, train: Sequence[Patient]) -> list[Patient]:
     """The training patients of a resumed run in the order in which it began, by which slices are drawn.
 
@@ -137,8 +143,8 @@ def in_recorded_order(trained: Trained, train: Sequence[Patient]) -> list[Patien
         trained: what its `last.pt` records.
         train: after `check_unchanged`.
     """
-    places = {scan: place for place, (scan, _) in enumerate(trained.train)}
-    return sorted(train, key=lambda patient: places.get(_scan_of(patient), places.get(patient.sha256, len(places))))
+    places = {pair: place for place, pair in enumerate(trained.train)}
+    return sorted(train, key=lambda patient: min(places.get(pair, len(places)) for pair in _pairs_of(patient)))
 
 
 def check_unchanged(last: Path, trained: Trained, train: Sequence[Patient], validation: Sequence[Patient]) -> None:
@@ -159,12 +165,14 @@ def check_unchanged(last: Path, trained: Trained, train: Sequence[Patient], vali
         )
     scans, maps = [], []
     for before, patients in ((trained.train, train), (trained.validation, validation)):
-        of_scan = dict(before)
+        known, left = {scan for scan, _ in before}, Counter(before)
         for patient in patients:
-            labels = of_scan.get(_scan_of(patient), of_scan.get(patient.sha256))  # older files have no spacing
-            if labels is None:
+            pairs = _pairs_of(patient)
+            same = next((pair for pair in pairs if left[pair]), None)
+            left.subtract([same] if same else [])
+            if known.isdisjoint(scan for scan, _ in pairs):
                 scans.append(patient.name)
-            elif labels != patient.labels_sha256:
+            elif same is None:
                 maps.append(patient.name)
     if not scans and not maps:
         return

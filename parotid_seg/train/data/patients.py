@@ -283,6 +283,11 @@ def _save_soft(entry: Path, files: Sequence[Path], image: Path) -> None:
             f"soft labels: found shares whose sum in a voxel is {total.max()}, expected at most {SHARE_OF_ALL}",
             path=files[0],
         )
+    if soft.max() == 1:
+        raise InputError(
+            f"soft labels: found no share above 1, expected some of up to {SHARE_OF_ALL}; are these masks of 0 and 1?",
+            path=files[0],
+        )
     labels = np.where(soft.max(axis=0) > SHARE_OF_ALL - total, 1 + soft.argmax(axis=0), 0).astype(np.uint8)
     shown_in = [np.flatnonzero((labels == value).any(axis=(1, 2))).tolist() for value in range(1, 1 + len(files))]
     with _whole_entry(entry) as partial:

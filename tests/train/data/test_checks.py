@@ -1,5 +1,6 @@
 """Label maps and scans that look right one by one, and are not: what is refused, and what is reported."""
 
+import dataclasses
 import errno
 import shutil
 from collections.abc import Callable
@@ -11,10 +12,12 @@ import pytest
 from numpy.typing import NDArray
 
 from parotid_seg.errors import InputError, OutputError
+from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.data.checks import check_labels, warnings
 from parotid_seg.train.data.data_set import open_data_set
 from parotid_seg.train.data.patients import Patient, load_patients
 from tests.train.data.test_data_set import rewrite
+from tests.train.data.test_sampling import STILL
 
 Labels = NDArray[np.uint8]
 
@@ -23,7 +26,7 @@ def loaded(folder: Path, cache: Path) -> tuple[list[str], list[Patient]]:
     """The remarks on a data set's label maps, and its patients."""
     data = open_data_set(folder)
     patients = load_patients(data, (*data.train, *data.validation), cache, (-200.0, 300.0))
-    return check_labels(data, patients[: len(data.train)], patients[len(data.train) :], True), patients
+    return check_labels(data, patients[: len(data.train)], patients[len(data.train) :], TrainConfig()), patients
 
 
 def relabelled(path: Path, change: Callable[[Labels], Labels]) -> None:
@@ -57,6 +60,20 @@ def test_label_maps_that_lack_a_gland_or_most_of_it_are_named(data: Path, tmp_pa
         "label maps without parotid_right, which is learnt as background there: p1",
         "parotid_right: unlikely volumes: p5 (4.9 ml)",
     ]
+
+
+def test_structures_outside_the_grid_are_named(data: Path) -> None:
+    found = open_data_set(data)
+    (patient,) = load_patients(found, ["p0"], data / "cache", (-200.0, 300.0))
+    columns = np.flatnonzero((patient.labels == 1).any(axis=(0, 1))) * patient.volume.spacing_mm[2]
+    for moved_mm, outside in ((0, False), (108 - np.ptp(columns), False), (108, True)):
+        away = dataclasses.replace(patient, centre_mm=(patient.centre_mm[0], float(columns.min()) - moved_mm))
+        remarks = check_labels(found, [away] * 3, [patient], dataclasses.replace(TrainConfig(), augment=STILL))
+        named = [
+            line for line in remarks if line.startswith("structures that lie in part outside the 216 mm wide grid")
+        ]
+        assert len(named) == outside, moved_mm
+        assert not outside or "p0 (parotid_left 9" in named[0]
 
 
 def test_a_patient_of_imagesTs_is_not_trained_on(data: Path) -> None:  # noqa: N802

@@ -16,6 +16,7 @@ import pytest
 
 from parotid_seg.errors import InputError, ParotidSegError, ScanError
 from parotid_seg.scan.labels import mirrored_labels
+from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.data.checks import check_labels, warnings
 from parotid_seg.train.data.data_set import open_data_set, open_data_sets
 from parotid_seg.train.data.patients import load_patients
@@ -300,9 +301,14 @@ def test_ignore_is_no_label(data: Path, tmp_path: Path, value: int) -> None:
 
 
 def notes_on(folder: Path, cache: Path, mirrored: bool = True) -> list[str]:
-    data = open_data_set(folder)
+    data, config = open_data_set(folder), TrainConfig()
+    config = (
+        config
+        if mirrored
+        else dataclasses.replace(config, augment=dataclasses.replace(config.augment, mirror_probability=0.0))
+    )
     patients = load_patients(data, (*data.train, *data.validation), cache, HU)
-    return check_labels(data, patients[: len(data.train)], patients[len(data.train) :], mirrored)
+    return check_labels(data, patients[: len(data.train)], patients[len(data.train) :], config)
 
 
 def test_a_side_that_no_name_says_is_told(data: Path, tmp_path: Path) -> None:

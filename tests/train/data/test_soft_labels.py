@@ -13,6 +13,7 @@ import torch
 
 from parotid_seg.errors import InputError
 from parotid_seg.train.config import SegmentConfig, TrainConfig
+from parotid_seg.train.data.checks import check_labels
 from parotid_seg.train.data.data_set import DataSet, open_data_set, open_data_sets
 from parotid_seg.train.data.patients import load_patients
 from parotid_seg.train.settings import load_config
@@ -106,6 +107,41 @@ def test_label_maps_stay_those_of_the_patient(data: Path, tmp_path: Path) -> Non
     (hard,) = load_patients(open_data_set(data), ["p0"], tmp_path / "cache", HU)
     np.testing.assert_array_equal(soft.labels, hard.labels)
     assert (soft.shown_in, soft.contoured, hard.soft) == (hard.shown_in, True, None)
+
+
+def halves(data: Path, name: str, left: int, shares: int = 255) -> None:
+    """Soft labels of both glands of a scan in imagesUn, the one of label 1 in the columns from `left` on."""
+    write_soft(data, name, (0, 0), "imagesUn")
+    for value, first in ((1, left), (2, 22 - left)):
+        path = data / "softTr" / f"{name}_{value:04d}.nii.gz"
+        image = nibabel.load(path)
+        there = np.zeros(image.shape, np.uint8)
+        there[first : first + 6, 20:26, 5:15] = shares
+        nibabel.save(nibabel.Nifti1Image(there, image.affine), path)
+
+
+def checked(data: Path, cache: Path) -> list[str]:
+    """The remarks on a data set with soft labels."""
+    found = open_data_set(data, soft=True)
+    patients = load_patients(found, (*found.train, *found.validation), cache, HU)
+    config = TrainConfig()
+    return check_labels(found, patients[: len(found.train)], patients[len(found.train) :], config)
+
+
+def test_soft_labels_are_checked_as_label_maps_are(data: Path, tmp_path: Path) -> None:
+    left, right = 17, 5  # columns of both sides of the head
+    for name in ("u1", "u2"):
+        halves(data, name, left)
+    assert not any("u1" in line or "u2" in line for line in checked(data, tmp_path / "a") if "same voxels" not in line)
+    halves(data, "u2", right)
+    with pytest.raises(InputError, match="left and right are swapped in 1 of 8 label maps: u2"):
+        checked(data, tmp_path / "b")
+    halves(data, "u2", left)
+    write_soft(data, "u1", (0, 0), "imagesUn")
+    assert "label maps without parotid_left, which is learnt as background there: u1" in checked(data, tmp_path / "c")
+    halves(data, "u1", left, shares=1)
+    with pytest.raises(InputError, match="found no share above 1, expected some of up to 255; are these masks of 0"):
+        checked(data, tmp_path / "d")
 
 
 def opened(data: Path) -> DataSet:

@@ -56,6 +56,18 @@ def test_a_record_without_spacing_is_still_resumed() -> None:
     assert [each.name for each in in_recorded_order(trained, patients("b", "a"))] == ["a", "b"]
 
 
+def test_a_scan_with_the_contours_of_two_readers_is_resumed() -> None:
+    first, second, third = patients("a", "b", "c")
+    second.sha256 = first.sha256
+    trained = Trained.of([second, third, first], patients("d"))
+    now = [first, second, third]
+    check_unchanged(LAST, trained, now, patients("d"))
+    assert in_recorded_order(trained, now) == [second, third, first]
+    second.labels_sha256 = first.labels_sha256
+    with pytest.raises(InputError, match="the label maps of b changed"):
+        check_unchanged(LAST, trained, now, patients("d"))
+
+
 def test_patients_are_drawn_in_the_order_of_the_first_run() -> None:
     trained = Trained.of(patients("c", "a", "b"), patients("d"))
     assert [each.name for each in in_recorded_order(trained, patients("a", "b", "c"))] == ["c", "a", "b"]
