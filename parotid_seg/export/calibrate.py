@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+
 from parotid_seg.calibration import Calibration, OperatingRange
 from parotid_seg.contract import Contract
 from parotid_seg.errors import OptionError, ScanError
@@ -25,6 +27,7 @@ from parotid_seg.runtime.fit_calibration import (
 from parotid_seg.runtime.label_match import RUN, Contours, read_run
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.scan.components import clean_labels
+from parotid_seg.scan.grid import MOST_OUTSIDE, body_centre, share_outside
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.seen import Seen, hash_of_scan, voxels_hash
 from parotid_seg.scan.volume import Mask, Volume
@@ -165,11 +168,20 @@ def _check_once(volume: Volume, name: str, names: dict[str, str], place: Path) -
 def _patient(
     sources: Scan, contour: Path, masks: Path | None, net: ParotidNet, contract: Contract
 ) -> tuple[Volume, Mask, Mask]:
-    """A patient's scan, the mask in a folder or that of the model, and the contour."""
+    """A patient's scan, the mask in a folder or that of the model, and the contour.
+
+    Raises:
+        ScanError: also if the model cannot find all of the contour, because its grid is around the middle of the body;
+            `infer` moves it to the glands.
+    """
     scan = read_scan(sources)
     drawn = Contours(contract.labels, contour.parent).read(contour, scan, complete=True)
     if masks is None:
         volume, windows = in_windows(scan.volume, contract.channels, contract.windows)
+        (row, column), (row_mm, column_mm) = body_centre(volume, windows), volume.spacing_mm[1:]
+        area, middle_mm = np.count_nonzero(drawn, axis=0), (row * row_mm, column * column_mm)
+        if area.any() and share_outside(area, (row_mm, column_mm), middle_mm, contract.grid) > MOST_OUTSIDE:
+            raise ScanError("its contour is partly outside the grid around the body's middle; crop it to the head")
         mask = clean_labels(torch_labels(net, volume, windows, contract.grid), contract.labels)
     elif (masks / contour.name).is_file():
         mask = Contours(contract.labels, masks).read(masks / contour.name, scan)

@@ -120,11 +120,19 @@ class Parity:
         found = {int(value) for each in self.comparisons for value in np.unique(each.expected)}
         return [name for value, name in enumerate(self.contract.labels) if value and value not in found]
 
-    def inputs(self) -> Iterator[Inputs]:
-        """Chunks of every scan at the usual batch size, without a shorter last one, for calibration and timing."""
+    def usual_chunk(self) -> Inputs:
+        """The first chunk of the first scan at the usual batch size, for timing and counting."""
+        first = self.comparisons[0]
+        return next(chunks(first.volume, first.windows, self.contract.grid, self.batch.opt)).inputs
+
+    def calibration(self) -> list[Inputs]:
+        """Of each scan the chunk in which the trained model finds most."""
+        richest: list[Inputs] = []
         for each in self.comparisons:
-            scan_chunks = list(chunks(each.volume, each.windows, self.contract.grid, self.batch.opt))
-            yield from (chunk.inputs for chunk in scan_chunks[: max(1, len(scan_chunks) - 1)])
+            scan_chunks = chunks(each.volume, each.windows, self.contract.grid, self.batch.opt)
+            most = max(scan_chunks, key=lambda chunk: np.count_nonzero(each.expected[chunk.slices]))
+            richest.append(most.inputs)
+        return richest
 
     def check(
         self, run: Run, gate: Tolerance, scores: Callable[[Inputs], NDArray[np.float32]] | None = None

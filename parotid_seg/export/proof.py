@@ -14,18 +14,20 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from parotid_seg.export.candidates import ExportCandidate, scores_of
+from parotid_seg.export.candidates import NOT_QUANTISED, ExportCandidate, scores_of
 from parotid_seg.export.ops_by_dtype import OpsByDtype, of_graph, of_run
 from parotid_seg.export.parity import Parity, Run, ScanParity
 from parotid_seg.files import atomic_write, scratch_folder
 from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.load import load_backend
+from parotid_seg.runtime.engines.rewriting.precision import RESAMPLING, in_modules
 from parotid_seg.runtime.tolerance import GATES
 from parotid_seg.scan.intensity import Windows
 from parotid_seg.scan.volume import Mask, Volume
 
 LEAST_SHARE = 0.9
-"""Least share of the network's multiply-adds in the requested type; resampling may stay in FP32."""
+"""Least share of the network's multiply-adds in the requested type, without resampling and without what is never
+quantised to INT8."""
 COMPUTED_ON_THE_CPU = ("fp32", "int8")
 """Types that onnxruntime's CPU provider computes in; it computes FP16 products in FP32."""
 
@@ -48,7 +50,7 @@ class Proof:
         kept: parts that stay in FP32.
         steps: the tried variants.
         rows: comparisons of masks.
-        network: multiply-adds of the network without resampling.
+        network: multiply-adds of the layers that the requested type is meant for.
         asked: multiply-adds by type, as declared in the graph.
         ran: the same, as onnxruntime ran them on this machine's CPU.
         for_cpu: whether the model is meant for the CPU.
@@ -129,8 +131,9 @@ def prove(
     """
     with _loaded(content) as run:
         rows = parity.check(run, GATES[candidate.precision], scores_of(candidate.model))
-    in_graph, in_run = of_graph(candidate.model, work), of_run(content, next(parity.inputs()))
-    network = sum(macs for name, macs in work.items() if name.startswith("unet."))
+    in_graph, in_run = of_graph(candidate.model, work), of_run(content, parity.usual_chunk())
+    exempt = NOT_QUANTISED if candidate.precision == "int8" else RESAMPLING
+    network = sum(macs for name, macs in work.items() if not in_modules(name, exempt))
     return Proof(candidate.precision, candidate.kept, candidate.steps, tuple(rows), network, in_graph, in_run, for_cpu)
 
 

@@ -187,7 +187,7 @@ def _chosen(
     if len(passed) == 1:
         return passed[0].candidate, passed[0].proof
     with source.seconds.of("time on the CPU"):
-        candidate, speeds = fastest([each.candidate for each in passed], next(source.parity.inputs()))
+        candidate, speeds = fastest([each.candidate for each in passed], source.parity.usual_chunk())
     record["speed_over_fp32"] = speeds
     report(f"speed on this CPU over fp32: {speeds}; chosen: {candidate.precision}")
     return candidate, next(each.proof for each in passed if each.candidate is candidate)
@@ -244,7 +244,7 @@ def _prepare(checkpoint: Checkpoint, verify: Path, options: ExportOptions, repor
         with seconds.of("calibrate"):
             calibrations, limits = calibrated_on(options.calibrate, net, contract, report)
         contract = dataclasses.replace(contract, calibrations=calibrations, operating_range=limits)
-    chunk = next(parity.inputs())
+    chunk = parity.usual_chunk()
     work = work_of(model.SerializeToString(), chunk)
     samples = len(chunk["neighbours"])
     cost = {

@@ -16,6 +16,9 @@ from parotid_seg.contract import Grid
 from parotid_seg.scan.intensity import Windows
 from parotid_seg.scan.volume import Volume
 
+MOST_OUTSIDE = 0.01
+"""Largest share of a structure outside the grid without a remark."""
+
 Matrix = NDArray[np.float32]
 
 
@@ -65,6 +68,24 @@ def body_centre(volume: Volume, windows: Windows) -> tuple[int, int]:
     Couch and head rest hardly change the median. See `tissue_centre`.
     """
     return tissue_centre(volume, windows, (slice(None), slice(None), slice(None)))
+
+
+def share_outside(
+    area: NDArray[np.integer], spacing_mm: tuple[float, float], middle_mm: tuple[float, float], grid: Grid
+) -> float:
+    """Share of a structure that lies outside the grid around a place.
+
+    Args:
+        area: its voxels in each row and column.
+        spacing_mm: of rows and columns.
+        middle_mm: distance of the place from the first row and column.
+    """
+    half_mm = grid.size * grid.spacing_mm / 2
+    inside = (
+        np.abs(np.arange(count) * step - middle) <= half_mm
+        for count, step, middle in zip(area.shape, spacing_mm, middle_mm, strict=True)
+    )
+    return 1 - float(area[np.ix_(*inside)].sum() / area.sum())
 
 
 def tissue_centre(volume: Volume, windows: Windows, part: tuple[slice, slice, slice]) -> tuple[int, int]:

@@ -205,11 +205,6 @@ def geometry_at(path: Path) -> Geometry:
     return geometry_in(read_header(path)[1], path)
 
 
-def affine_of(path: Path) -> NDArray[np.float64]:
-    """The affine (4, 4) of a file, from a stored voxel's indices to RAS in mm; errors as `geometry_at`."""
-    return geometry_at(path).affine
-
-
 def read_mask(path: Path, like: NiftiScan | None = None) -> tuple[Mask, tuple[float, float, float]]:
     """Read a label map in canonical order, with its spacing in mm.
 

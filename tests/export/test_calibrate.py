@@ -26,7 +26,7 @@ from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.checkpoint import Checkpoint
 from parotid_seg.train.network import ParotidNet
 from tests.calibrations import BOTH, USUAL
-from tests.runtime.report.drawn import AFFINE, Here, drawn_voxels
+from tests.runtime.report.drawn import AFFINE, LEFT, NOISE, Here, drawn_voxels
 
 NO_NET = cast(ParotidNet, None)
 PATIENTS = 10
@@ -71,6 +71,18 @@ def test_masks_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (limits.patients, limits.made) == (PATIENTS, "the model's masks")
     assert said[2] == f"operating range: {limits.origin}"
     assert [each.name for each in limits.structures] == ["intensity"]  # boxes overlap alike in all slices
+
+
+def test_a_patient_beside_the_grid_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`infer` moves the grid to the glands."""
+    place = place_for(tmp_path / "data")
+    wide = np.concatenate([drawn_voxels(), *2 * [drawn_voxels(None, None)]], axis=2)
+    contour = np.where(np.abs(wide - LEFT) <= NOISE, np.uint8(1), np.uint8(0))
+    save(wide, place / "imagesTr" / "p3_0000.nii.gz")
+    save(contour, place / "labelsTr" / "p3.nii.gz")
+    monkeypatch.setattr(module, "torch_labels", by_intensity)
+    with pytest.raises(ScanError, match=r"p3_0000\.nii\.gz: its contour is partly outside the grid"):
+        calibrated_on(place, NO_NET, Here.contract)
 
 
 def test_patients_of_two_hospitals_with_equal_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +248,7 @@ def test_what_is_missing_or_does_not_fit_is_named(tmp_path: Path, change: Any, k
 
 @pytest.mark.parametrize("place", [Path(__file__).parent, None])
 def test_export_puts_it_into_the_contract(monkeypatch: pytest.MonkeyPatch, place: Path | None) -> None:
-    parity = SimpleNamespace(never_found=list, inputs=lambda: iter([{"neighbours": [0]}]))
+    parity = SimpleNamespace(never_found=list, usual_chunk=lambda: {"neighbours": [0]})
     for name, instead in {
         "to_onnx": lambda *_, **__: (onnx.ModelProto(), Here.contract),
         "Parity": lambda *_: parity,

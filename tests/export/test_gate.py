@@ -134,7 +134,7 @@ def overflowing_graph(
 
 def test_overflowing_activations_fail_in_fp16(overflowing_graph: tuple[onnx.ModelProto, Contract, Parity]) -> None:
     model, contract, parity = overflowing_graph
-    work = work_of(model.SerializeToString(), next(parity.inputs()))
+    work = work_of(model.SerializeToString(), parity.usual_chunk())
     whole = prove(ExportCandidate("fp32", model), with_contract(model, contract), parity, work)
     assert not whole.failure
     half = lower(model, "fp16", lambda _: False)
@@ -233,17 +233,17 @@ def test_a_slowed_candidate_is_not_taken(
     translated: tuple[onnx.ModelProto, Contract], parity: Parity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen, speeds = fastest(
-        [ExportCandidate("fp32", translated[0]), ExportCandidate("int8", translated[0])], next(parity.inputs())
+        [ExportCandidate("fp32", translated[0]), ExportCandidate("int8", translated[0])], parity.usual_chunk()
     )
     assert set(speeds) == {"fp32", "int8"}
     assert chosen.precision in speeds
     monkeypatch.setattr("parotid_seg.export.candidates.LEAST_GAIN", 1e9)
     pair = [ExportCandidate("fp32", translated[0]), ExportCandidate("int8", translated[0])]
-    assert fastest(pair, next(parity.inputs()))[0] is pair[0]
+    assert fastest(pair, parity.usual_chunk())[0] is pair[0]
 
 
 def test_scores_are_what_labels_are_chosen_by(translated: tuple[onnx.ModelProto, Contract], parity: Parity) -> None:
-    inputs = next(parity.inputs())
+    inputs = parity.usual_chunk()
     scores = scores_of(translated[0])(inputs)
     np.testing.assert_array_equal(scores.argmax(axis=1), run_of(translated[0])(inputs))
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def chunk(parity: Parity) -> Inputs:
-    return next(parity.inputs())
+    return parity.usual_chunk()
 
 
 @pytest.fixture(scope="module")
@@ -141,13 +141,22 @@ def test_census_by_precision(
     encoder = lower(model, "fp16", lambda node: module_of(node.name).startswith("unet.encoder"))
     inside = sum(macs for name, macs in work.items() if name.startswith("unet.encoder"))
     assert of_graph(encoder, work).macs["fp32"] == inside
-    eight = quantise(model, list(parity.inputs()), symmetric=False)
+    eight = quantise(model, parity.calibration(), symmetric=False)
     asked, ran = of_graph(eight, work), of_run(eight.SerializeToString(), chunk)
     stem = ("unet.stem_full.", "unet.stem_half.", "unet.encoder.patch_embed.")
     kept = ("to_grid/", "from_grid/", *stem, "unet.classify/", "unet.expand_half/", "unet.expand_full/")
     assert asked.macs["fp32"] == sum(macs for name, macs in work.items() if name.startswith(kept))
     assert ran.macs["int8"] == asked.macs["int8"]
-    assert of_graph(quantise(model, list(parity.inputs()), symmetric=True), work) == asked
+    assert of_graph(quantise(model, parity.calibration(), symmetric=True), work) == asked
+
+
+def test_ranges_for_int8_are_measured_where_the_structures_are(
+    translated: tuple[onnx.ModelProto, Contract], parity: Parity
+) -> None:
+    run, calibration = run_of(translated[0]), parity.calibration()
+    assert len(calibration) == len(parity.comparisons)
+    for inputs, each in zip(calibration, parity.comparisons, strict=True):
+        assert np.count_nonzero(run(inputs)) > 0.3 * np.count_nonzero(each.expected)
 
 
 def test_a_census_of_another_graph_is_refused(

@@ -47,8 +47,6 @@ class Serving:
         max_requests: most requests joined into one batch; 0 leaves the graph as it is and joins none. None is
             `DEFAULT_REQUESTS` for an ONNX file and 0 for an engine, whose shapes are fixed already.
         delay_us: microseconds that a request may wait for others. 0: only requests that are already queued are joined.
-        warm_up: whether each instance of an ONNX model runs one chunk before the server calls the model ready. Engines
-            never do: their profile may not allow that chunk, and the server would then reject the model.
     """
 
     name: str = "parotid-seg"
@@ -57,7 +55,6 @@ class Serving:
     instances: int = 1
     max_requests: int | None = None
     delay_us: int = 0
-    warm_up: bool = True
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):

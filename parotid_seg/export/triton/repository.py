@@ -93,7 +93,8 @@ def write_repository(
             serving = dataclasses.replace(serving, max_requests=DEFAULT_REQUESTS)
         if serving.max_requests:
             content = _batched(content, contract, verify, report)
-    warm = _warm_chunk(contract).inputs if serving.warm_up and ending == ".onnx" else {}
+    # An engine's profile may not allow that chunk, and the server would then reject the model.
+    warm = _warm_chunk(contract).inputs if ending == ".onnx" else {}
     config = configuration(contract, serving, ending, hashlib.sha256(content).hexdigest(), warm)
     text = to_text(config)
     make_folder(folder)

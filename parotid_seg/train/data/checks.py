@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from parotid_seg.contract import Grid
 from parotid_seg.errors import InputError
 from parotid_seg.flags import Flag
+from parotid_seg.scan.grid import MOST_OUTSIDE, share_outside
 from parotid_seg.scan.labels import LEFT, RIGHT, is_parotid, is_usual_volume, mirrored_labels, side_of
 from parotid_seg.scan.sides import WIDEST_MM, width_mm
 from parotid_seg.train.config import TrainConfig
@@ -18,8 +19,6 @@ from parotid_seg.train.data.patients import HU_DOUBTS, PLACE_DOUBTS, Patient
 
 ASIDE_MM = 20.0
 """A structure whose middle lies so far (mm) beside the patient's has a side. Parotid glands lie 44 mm or more away."""
-MOST_OUTSIDE = 0.01
-"""Largest share of a structure outside the model's grid without a remark."""
 FEWEST_TO_JUDGE = 3
 """If it does in each of at least so many patients, its label should have a name with a side."""
 
@@ -139,24 +138,17 @@ def _remarks_on_patients(data: DataSet, patients: Sequence[Patient]) -> Iterator
 
 def _remarks_on_places(data: DataSet, patients: Sequence[Patient], grid: Grid) -> Iterator[str]:
     """On structures that lie in part outside the grid, which is around the middle of the body."""
-    half_mm = grid.size * grid.spacing_mm / 2
     beyond = []
     for each in patients:
-        rows, columns = (
-            np.abs(np.arange(count) * spacing_mm - middle_mm) <= half_mm
-            for count, spacing_mm, middle_mm in zip(
-                each.volume.shape[1:], each.volume.spacing_mm[1:], each.centre_mm, strict=True
-            )
-        )
         for value, name in enumerate(data.labels[1:], start=1):
             if slices := each.shown_in[value]:
                 area = np.count_nonzero(each.labels[list(slices)] == value, axis=0)
-                share = 1 - float(area[np.ix_(rows, columns)].sum() / area.sum())
+                share = share_outside(area, each.volume.spacing_mm[1:], each.centre_mm, grid)
                 beyond += [f"{each.name} ({name} {share:.0%})"] if share > MOST_OUTSIDE else []
     if beyond:
         yield (
-            f"structures that lie in part outside the {2 * half_mm:.0f} mm wide grid around the body's middle, and "
-            f"cannot be learnt or found there: {named(beyond)}; crop these scans to the head"
+            f"structures that lie in part outside the {grid.size * grid.spacing_mm:.0f} mm wide grid around the body's "
+            f"middle, and cannot be learnt or found there: {named(beyond)}; crop these scans to the head"
         )
 
 

@@ -300,8 +300,8 @@ def _split(folder: Path, ending: str, needs_labels: bool) -> tuple[list[str], li
 
 
 def _without_labels(folder: Path, ending: str, used: Collection[str]) -> tuple[list[str], list[str], list[str]]:
-    """The scans in imagesTr that splits.json lists as unlabelled, those in imagesUn, and a note on listed patients without
-    a scan.
+    """The scans in imagesTr that splits.json lists as unlabelled, those in imagesUn, and a note on listed patients who
+    have no scan.
 
     Args:
         used: cases of other lists.

@@ -42,8 +42,10 @@ class Rung:
         return node.op_type in self.operators or is_within(node, self.modules)
 
 
+RESAMPLING = ("to_grid", "from_grid", "")
+"""Modules around the network."""
 LADDER = (
-    Rung("resampling", modules=("to_grid", "from_grid", "")),
+    Rung("resampling", modules=RESAMPLING),
     Rung("last layer", modules=("unet.classify",)),
     Rung("softmax", operators=("Softmax",)),
     Rung("LayerNorm", operators=("LayerNormalization",)),
@@ -58,7 +60,12 @@ def module_of(name: str) -> str:
 
 def is_within(node: NodeProto, modules: Iterable[str]) -> bool:
     """Whether a node belongs to one of these modules, or to a module within; "" is the outside of all modules."""
-    node_module = module_of(node.name)
+    return in_modules(node.name, modules)
+
+
+def in_modules(name: str, modules: Iterable[str]) -> bool:
+    """The same of a node with this name."""
+    node_module = module_of(name)
     return any(node_module == module or (module and node_module.startswith(f"{module}.")) for module in modules)
 
 
