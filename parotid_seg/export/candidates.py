@@ -34,7 +34,7 @@ QUANTISED = ("MatMul", "Conv")
 STEM = ("unet.stem_full", "unet.stem_half", "unet.encoder.patch_embed")
 NOT_QUANTISED = (*RESAMPLING, *STEM, "unet.classify")
 """Modules that stay in FP32: resampling, which determines intensities and outlines, and the first and last layers. With
-the stem in INT8, of 7 % of the multiply-adds, twice as many voxels of the packaged model's masks change."""
+the stem in INT8, which has 7 % of the multiply-adds, half more voxels of the packaged model's masks change."""
 MOST_CHUNKS = 32
 """Chunks for calibration; the quantiser keeps the values of all of them in memory."""
 
