@@ -115,7 +115,8 @@ def _describe_slice(path: Path, model: Path | None) -> Facts:
     title, contract = _contract_for(model)
     beside = [each for each in sorted(path.parent.iterdir()) if each.is_file() and _is_dicom(each)]
     facts = _describe_found(beside, title, contract, only=path.resolve())
-    return {"file": str(path), "kind": "DICOM file; the rest describes its series in this folder", **facts}
+    of_scan = "" if "not used (1)" in facts else "; the rest describes its series in this folder"
+    return {"file": str(path), "kind": f"DICOM file{of_scan}", **facts}
 
 
 def _is_dicom(path: Path) -> bool:
@@ -133,7 +134,7 @@ def _describe_found(places: Sequence[Path], title: str, contract: Contract, only
     Args:
         places: files and folders.
         title, contract: the model that the scans are for.
-        only: a DICOM file; if it is part of a scan, only that scan is described.
+        only: a DICOM file; if it is part of a scan, or not used, only that is described.
     """
     from parotid_seg.dicom.phi_safe import phi_safe
 
@@ -142,6 +143,10 @@ def _describe_found(places: Sequence[Path], title: str, contract: Contract, only
         scans, errors = find_scans(places, contract.channels, skip=not_used.append)
     if only and (scans_of_file := [scan for scan in scans if only in _files_of(scan)]):
         scans, errors, not_used = scans_of_file, [], []
+    elif only and (own := [each for each in not_used if only in {path.resolve() for path in each.files}]):
+        scans, errors, not_used = [], [], own
+    if not scans and not_used:  # else named a second time, as an error: there is no scan
+        errors = [each for each in errors if each.path and not Path(each.path).is_dir()]
     decisions = {place_of(scan[0]): decision_on(scan, contract) for scan in scans}
     segmented = sum(each.startswith(SEGMENTED) for each in decisions.values())
     refused = len(errors) + len(decisions) - segmented

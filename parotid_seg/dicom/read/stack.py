@@ -297,7 +297,8 @@ def _check_even(heights: NDArray[np.float64]) -> None:
         return
     counts = np.rint(steps / one).astype(np.int64)
     allowed = min(UNEVEN_MM, UNEVEN * one)
-    if (np.abs(steps - counts * one) <= counts * allowed).all() and not _is_second_distance(counts):
+    fitting = (np.abs(steps - counts * one) <= counts * allowed).all()
+    if fitting and (counts > 1).any() and not _is_second_distance(counts):
         gaps = np.flatnonzero(counts > 1)
         places = [heights[gap] + one * number for gap in gaps for number in range(1, min(counts[gap], MOST_NAMED + 2))]
         missing = int((counts - 1).sum())
@@ -308,6 +309,11 @@ def _check_even(heights: NDArray[np.float64]) -> None:
     distances = np.split(ordered, np.flatnonzero(np.diff(ordered) > allowed) + 1)
     if len(distances) > MOST_NAMED:
         raise Unusable(f"uneven: slices lie {steps.min():.4g} to {steps.max():.4g} mm apart, expected one distance")
+    if len(distances) == 1:
+        raise Unusable(
+            f"uneven: slices lie {steps.min():.4g} to {steps.max():.4g} mm apart, and up to {np.abs(off).max():.2f} mm "
+            "from where slices of one distance would lie"
+        )
     found = " and ".join(f"{each.mean():.4g} mm ({len(each)} times)" for each in distances)
     two = next(filter(None, (_two_stacks(heights, float(each.mean()), allowed) for each in distances)), "")
     raise Unusable(f"uneven: slices lie {found} apart, expected one distance{two}")

@@ -22,6 +22,15 @@ from parotid_seg.dicom.read.text import decode_undeclared
 from parotid_seg.errors import ScanError
 
 UTF8 = "ISO_IR 192"
+ALONE = frozenset(
+    [
+        *(f"ISO_IR {number}" for number in (100, 101, 109, 110, 126, 127, 138, 144, 148, 166, 203)),
+        UTF8,
+        "GB18030",
+        "GBK",
+    ]
+)
+"""Character sets that have more than ASCII without escape sequences."""
 PADDING = {"UI": b"\0"}
 """Padding bytes of values of odd length, by value representation; a space for the others."""
 
@@ -117,11 +126,16 @@ def carry_identity(source: Dataset, target: Dataset, own_text: Iterable[str]) ->
 
 
 def fits(texts: Iterable[str], dataset: Dataset) -> bool:
-    """Whether a dataset's character set can express some texts."""
+    """Whether a dataset's character set can express some texts. Without one that is ASCII alone, and sets with code
+    extensions, which switch by escape sequences, count as ASCII, too (PS3.3, C.12.1.1.2)."""
+    others = [text for text in texts if not text.isascii()]
+    if not others:
+        return True
     encodings = _encodings(dataset)
-    return all(
-        text.isascii() or decode_bytes(encode_string(text, encodings), encodings, TEXT_VR_DELIMS) == text
-        for text in texts
+    stated = dataset.get("SpecificCharacterSet")
+    alone = isinstance(stated, str) and stated in ALONE
+    return alone and all(
+        decode_bytes(encode_string(text, encodings), encodings, TEXT_VR_DELIMS) == text for text in others
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from io import BytesIO
@@ -63,8 +64,16 @@ def add_contributor(dataset: Dataset) -> None:
 
 def stamp(dataset: Dataset) -> None:
     """Set the time of an object's creation."""
-    now = datetime.now()
+    now = now_in(dataset)
     dataset.InstanceCreationDate, dataset.InstanceCreationTime = f"{now:%Y%m%d}", f"{now:%H%M%S}"
+
+
+def now_in(dataset: Dataset) -> datetime:
+    """The time now in the time zone that a dataset states for all of its times; else in this machine's."""
+    offset = str(dataset.get("TimezoneOffsetFromUTC") or "")
+    if not re.fullmatch(r"[+-][0-1][0-9][0-5][0-9]", offset):
+        return datetime.now()
+    return datetime.now(datetime.strptime(offset, "%z").tzinfo)
 
 
 def is_own_object(path: Path) -> bool:

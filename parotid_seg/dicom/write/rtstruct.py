@@ -7,7 +7,6 @@ outside. An object gets its final name only after it has been read back and has 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from itertools import count
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from parotid_seg.dicom.write.objects import (
     coded,
     described,
     line,
+    now_in,
     save,
 )
 from parotid_seg.dicom.write.round_trip import verify_round_trip
@@ -140,7 +140,7 @@ def _add(
     contours = [each for roi in drawn[-len(structures) :] for each in roi.get("ContourSequence") or ()]
     if any(each.NumberOfContourPoints > MOST_EXPLICIT for each in contours):
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    now = datetime.now()
+    now = now_in(dataset)
     dataset.StructureSetDate, dataset.StructureSetTime = f"{now:%Y%m%d}", f"{now:%H%M%S}"
     dataset.ApprovalStatus = "UNAPPROVED"
 

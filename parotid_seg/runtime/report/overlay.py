@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -19,7 +20,7 @@ from parotid_seg.runtime.report.sheet import GAP_PX, MOST_STRUCTURES, PANEL_PX, 
 from parotid_seg.scan.codes import ALL_ROIS, Rois
 from parotid_seg.scan.components import Box, label_boxes
 from parotid_seg.scan.intensity import Window
-from parotid_seg.scan.labels import from_the_right
+from parotid_seg.scan.labels import from_the_right, without_accents
 from parotid_seg.scan.volume import Mask, Volume
 
 T = TypeVar("T", int, float, slice)
@@ -35,6 +36,8 @@ SCALE_MM, LONG_SCALE_MM = 20, 100
 TICK_PX = 12
 THINNED = 96
 """About as many slices, rows and columns are used for projections."""
+MARGIN_VOXELS = 2
+"""Voxels around a view that its pixels at the edge are interpolated from."""
 INK = (236, 238, 242)
 PAPER = (16, 18, 22)
 HALO_PX = 2
@@ -110,7 +113,7 @@ def draw_case(
     boxes = [each.box for each in structures]
     sheet = Image.new("RGB", sheet_size(len(structures)), PAPER)
     draw = ImageDraw.Draw(sheet)
-    draw.text((GAP_PX + 2, 3), title, fill=INK, font=_font(15))
+    draw.text((GAP_PX + 2, 3), _in_font(title), fill=INK, font=_font(15))
     thinned = _thinned(volume.voxels[0], window)
     for column, plane in enumerate(("coronal", "sagittal")):
         place, across_mm = corner(0, column), _across(volume, plane)
@@ -121,7 +124,7 @@ def draw_case(
     for row, each in enumerate(structures, start=1):
         left, top = corner(row, 0)
         heading = f"{rois.shown_name(each.name)} {volumes_ml.get(each.name, 0.0):.1f} ml"
-        draw.text((left + 2, top - TITLE_PX + 3), heading, fill=each.colour, font=_font(15))
+        draw.text((left + 2, top - TITLE_PX + 3), _in_font(heading), fill=each.colour, font=_font(15))
         placed += [(view, corner(row, column)) for column, view in enumerate(_views(shown, each, field_mm))]
     colours = {value: rois.colour_of(name, value) for value, name in enumerate(names) if value}
     for view, place in placed:
@@ -262,7 +265,8 @@ def _panel(
     image = _section(volume.voxels[0], view)
     if view.plane != "axial":
         centre = (len(image) - 1 - centre[0], centre[1])
-    reach = [round(view.field_mm / 2 / step) for step in steps_mm]
+    half = [view.field_mm / 2 / step for step in steps_mm]
+    reach = [math.ceil(each) + MARGIN_VOXELS for each in half]
     shown = [slice(max(0, at - far), max(0, at + far + 1)) for at, far in zip(centre, reach, strict=True)]
     row, column = (side.start - at + far for side, at, far in zip(shown, centre, reach, strict=True))
     part = image[shown[0], shown[1]]
@@ -270,7 +274,10 @@ def _panel(
     inside = (slice(row, row + part.shape[0]), slice(column, column + part.shape[1]))
     grey[inside] = np.clip((part.astype(np.float32) - window[0]) / (window[1] - window[0]), 0, 1) * 255
     size = (PANEL_PX, PANEL_PX)
-    pixels = np.repeat(np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))[..., None], 3, axis=2)
+    middle = [each + 0.5 for each in reach]  # of the central voxel
+    square = (middle[1] - half[1], middle[0] - half[0], middle[1] + half[1], middle[0] + half[0])
+    scaled = Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC, box=square)
+    pixels = np.repeat(np.asarray(scaled)[..., None], 3, axis=2)
     for each, colours, width in outlined:
         if each is None:
             continue
@@ -279,7 +286,7 @@ def _panel(
         structures[inside] = marks
         for value in np.flatnonzero(np.bincount(marks.ravel()))[1:] if marks.any() else ():
             share = Image.fromarray(np.where(structures == value, 255, 0).astype(np.uint8))
-            filled = inner = np.asarray(share.resize(size, Image.Resampling.BILINEAR)) > 127
+            filled = inner = np.asarray(share.resize(size, Image.Resampling.BILINEAR, box=square)) > 127
             for _ in range(width):
                 inner = _shrunk(inner)
             pixels[filled & ~inner] = colours.get(int(value), INK)
@@ -315,9 +322,8 @@ def _shrunk(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _mark(draw: ImageDraw.ImageDraw, view: _View, place: tuple[int, int], slice_mm: float) -> None:
     """Marks at the edges of a coronal or sagittal view, where its marked slices are."""
     left, top = place
-    slices_shown = 2 * round(view.field_mm / 2 / slice_mm) + 1
     for at in view.marked:
-        y = top + PANEL_PX // 2 - round((at - view.centre[0]) * PANEL_PX / slices_shown)
+        y = top + PANEL_PX // 2 - round((at - view.centre[0]) * slice_mm * PANEL_PX / view.field_mm)
         for begin, end in ((left + 1, left + TICK_PX), (left + PANEL_PX - TICK_PX, left + PANEL_PX - 2)):
             draw.line((begin, y, end, y), fill=PAPER, width=3)
             draw.line((begin, y, end, y), fill=INK, width=1)
@@ -353,6 +359,11 @@ def _letters(text: str, anchor: str) -> tuple[Image.Image, int, int]:
         (-left, -top), text, fill=INK, font=font, anchor=anchor, stroke_width=HALO_PX, stroke_fill=PAPER
     )
     return letters, left, top
+
+
+def _in_font(text: str) -> str:
+    """Text in characters that the font has: without accents, and "?" for letters of other alphabets."""
+    return "".join(sign if sign.isascii() or sign in "°±" else "?" for sign in without_accents(text))
 
 
 @cache

@@ -152,7 +152,7 @@ def test_acquisitions_in_one_multi_frame_file(tmp_path: Path) -> None:
     assert [series.part for series in found_in(tmp_path).series] == ["acquisition-1", "acquisition-2"]
 
 
-def spaced(steps_mm: list[int]) -> Callable[..., None]:
+def spaced(steps_mm: list[float]) -> Callable[..., None]:
     """A change of the slices' positions to these distances."""
     heights = [0.0, *itertools.accumulate(steps_mm)]
 
@@ -169,13 +169,14 @@ def spaced(steps_mm: list[int]) -> Callable[..., None]:
         ([2] * 2 + [5] * 6, "uneven: slices lie 2 mm (2 times) and 5 mm (6 times) apart"),
         ([6] * 5 + [3] * 3, "uneven: slices lie 3 mm (3 times) and 6 mm (5 times) apart"),
         ([2] * 3 + [4] * 3 + [6] * 2, "uneven: slices lie 2 mm (3 times) and 4 mm (3 times) and 6 mm (2 times) apart"),
+        ([3] * 4 + [3.08] * 4, "uneven: slices lie 3 to 3.08 mm apart, and up to 0.16 mm from where slices of one"),
         ([3, 4, 5, 6, 7, 8, 9, 10], "uneven: slices lie 3 to 10 mm apart, expected one distance"),
         ([3, 3, 6, 3, 3, 6, 3, 3], "2 slices missing, at -41.00, -29.00 mm along the slices' normal (spacing 3 mm)"),
         ([3, 3, 3, 12, 3, 3, 3, 3], "3 slices missing, at -38.00, -35.00, -32.00 mm"),
     ],
 )
 def test_two_distances_are_called_uneven_and_lost_slices_missing(
-    tmp_path: Path, steps_mm: list[int], said: str
+    tmp_path: Path, steps_mm: list[float], said: str
 ) -> None:
     write_series(tmp_path / "ct", ct_voxels(SHAPE), change=spaced(steps_mm))
     assert said in refusal(tmp_path)

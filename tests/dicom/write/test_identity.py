@@ -62,6 +62,29 @@ def test_labels_the_character_set_lacks_make_all_text_utf8(mask: NDArray[np.uint
     assert list(drawn(tmp_path / "rt.dcm", series)) == ["腮腺", "Parotid_R"]
 
 
+@pytest.mark.parametrize(
+    "character_set",
+    [None, "ISO_IR 6", ["", "ISO 2022 IR 87"], ["ISO 2022 IR 6", "ISO 2022 IR 100"], "ISO_IR 13", "ISO_IR 100"],
+)
+def test_names_are_stored_in_the_character_set_that_is_stated(
+    character_set: str | list[str] | None, mask: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    """The default character set is ASCII, though pydicom reads it as Latin-1."""
+
+    def with_set(index: object, dataset: pydicom.Dataset) -> None:
+        del dataset.SpecificCharacterSet
+        if character_set is not None:
+            dataset.SpecificCharacterSet = character_set
+
+    series = make_series(tmp_path / "ct", change=with_set)
+    write_rtstruct(series, mask, ("background", "Drüse links", "parotid_right"), tmp_path / "rt.dcm", model=MODEL)
+    found = pydicom.dcmread(tmp_path / "rt.dcm")
+    stated = "ISO_IR 100" if character_set == "ISO_IR 100" else "ISO_IR 192"
+    assert found.SpecificCharacterSet == stated
+    name = found.StructureSetROISequence[0].get_item("ROIName").value
+    assert name.decode("latin-1" if stated == "ISO_IR 100" else "utf-8").strip() == "Drüse links"
+
+
 def test_patient_data_that_is_missing_is_empty(mask: NDArray[np.uint8], tmp_path: Path) -> None:
     def patient(index: object, dataset: pydicom.Dataset) -> None:
         for keyword in ["PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"]:

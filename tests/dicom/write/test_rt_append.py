@@ -1,6 +1,7 @@
 """Structures added to a structure set that is there."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from parotid_seg.dicom.read.rt_read import read_rtstruct
 from parotid_seg.dicom.read.series import Series
-from parotid_seg.dicom.write.objects import is_own_object
+from parotid_seg.dicom.write.objects import is_own_object, now_in
 from parotid_seg.dicom.write.round_trip import verify_round_trip
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.errors import InputError, ScanError
@@ -287,6 +289,16 @@ def test_a_name_that_is_not_valid_in_its_character_set_is_not_changed(
     write_rtstruct(series, mask, LABELS, tmp_path / "rt.dcm", model=MODEL, append=clinical)
     found = pydicom.dcmread(tmp_path / "rt.dcm").StructureSetROISequence[1].get_item("ROIName")
     assert found.value == "Parótida".encode("latin-1")
+
+
+def test_times_are_in_the_time_zone_of_the_file() -> None:
+    dataset = Dataset()
+    assert now_in(dataset).tzinfo is None
+    for offset, hours in (("+0900", 9), ("-0330", -3.5)):
+        dataset.TimezoneOffsetFromUTC = offset
+        assert now_in(dataset).utcoffset() == timedelta(hours=hours)
+    dataset.TimezoneOffsetFromUTC = "9"
+    assert now_in(dataset).tzinfo is None
 
 
 def test_a_set_that_names_no_frame_as_a_whole_is_added_to(

@@ -206,8 +206,8 @@ def test_inspect_for_another_model(tmp_path: Path, mixed: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         inspect(tmp_path / "gone")
     facts = inspect(mixed / "mr")
-    assert facts["infer would"] == "segment 0, refuse 1, not use 1"
-    assert "the model takes CT" in facts["refused (1)"]
+    assert facts["infer would"] == "segment 0, refuse 0, not use 1", "each once"
+    assert "the model takes CT" in facts["not used (1)"]
 
 
 def test_inspect_of_single_files(tmp_path: Path, mixed: Path) -> None:

@@ -78,6 +78,31 @@ def test_a_row_a_gland_the_patients_right_one_first() -> None:
             assert right.max() < PANEL_PX / 2 < left.min(), "right on the left"
 
 
+@pytest.mark.parametrize("spacing", [(2.0, 4.688, 4.688), (5.0, 0.98, 0.98), (4.0, 3.0, 3.0), (7.0, 1.0, 1.0)])
+def test_proportions_are_true(spacing: tuple[float, float, float]) -> None:
+    """Each voxel takes the share of the panel that it has of the field, whatever its size."""
+    slices, rows, columns = (round(42 / step) for step in spacing)
+    shape = tuple(round(200 / step) for step in spacing)
+    mask = np.zeros(shape, np.uint8)
+    first = [count // 3 for count in shape]
+    mask[first[0] : first[0] + slices, first[1] : first[1] + rows, first[2] : first[2] + columns] = 1
+    pixels = drawn(mask, LABELS[:2], spacing)
+    true = [count * step * PANEL_PX / FIELD_MM for count, step in zip((slices, rows, columns), spacing, strict=True)]
+    for column, expected in ((1, true[:0:-1]), (CORONAL, (true[2], true[0])), (SAGITTAL, (true[1], true[0]))):
+        assert size(panel(pixels, 1, column), 1) == pytest.approx(expected, abs=2)
+
+
+def test_letters_that_the_font_lacks_are_replaced() -> None:
+    mask = np.zeros((40, 64, 64), np.uint8)
+    mask[10:20, 20:30, 40:50] = 1
+    plain, accented, other = (
+        np.asarray(draw_case(volume(), (-160, 240), mask, LABELS, {}, title))
+        for title in ("Muller", "Müller", "M腮ller")
+    )
+    assert np.array_equal(plain, accented)
+    assert not np.array_equal(plain, other)
+
+
 def test_five_slices_from_the_lower_end_to_the_upper() -> None:
     """A gland that is wider in each slice; slice 15 has none of it."""
     mask = np.zeros((40, 64, 64), np.uint8)

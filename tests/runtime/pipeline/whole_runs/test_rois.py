@@ -10,10 +10,12 @@ import pydicom
 import pytest
 
 from parotid_seg.errors import OptionError
+from parotid_seg.runtime.formats.slicer import is_own_segmentation, write_seg_nrrd
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.ownership import LABELS
 from parotid_seg.runtime.pipeline.run import Outcome, infer_at
 from parotid_seg.runtime.report.results import read_results
+from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.version import VERSION
 from tests.command_line import Run
 from tests.dicom_series import lay, write_series
@@ -98,3 +100,19 @@ def test_a_label_that_the_model_has_not_is_one_line(command: Run, scans: Path, t
     assert done.returncode == 2
     assert done.stderr.strip().endswith("--only: found 'parotid', expected one of: parotid_left, parotid_right")
     assert not (tmp_path / "out").exists()
+
+
+def test_names_beyond_ascii_are_in_every_format(tmp_path: Path) -> None:
+    """pynrrd alone would write ASCII, and raise for others."""
+    name = "Glande gauche é 腺"
+    written = tmp_path / "a.seg.nrrd"
+    mask = np.zeros((4, 5, 6), np.uint8)
+    mask[1:3, 1:3, 1:3] = 1
+    scan = nibabel.Nifti1Image(np.full((6, 5, 4), 40, np.int16), np.diag([-20.0, -20.0, 30.0, 1.0]))
+    nibabel.save(scan, tmp_path / "a.nii.gz")
+    write_seg_nrrd(mask, read_nifti(tmp_path / "a.nii.gz"), ("background", name), written)
+    assert f"\nSegment0_Name:={name}\n".encode() in written.read_bytes().partition(b"\n\n")[0] + b"\n"
+    voxels, header = nrrd.read(str(written))
+    assert header["Segment0_LabelValue"] == "1"
+    assert np.array_equal(voxels.transpose(2, 1, 0), mask)
+    assert is_own_segmentation(written)
