@@ -108,7 +108,7 @@ def test_names_beyond_ascii_are_in_every_format(tmp_path: Path) -> None:
     written = tmp_path / "a.seg.nrrd"
     mask = np.zeros((4, 5, 6), np.uint8)
     mask[1:3, 1:3, 1:3] = 1
-    scan = nibabel.Nifti1Image(np.full((6, 5, 4), 40, np.int16), np.diag([-20.0, -20.0, 30.0, 1.0]))
+    scan = nibabel.Nifti1Image(np.arange(120, dtype=np.int16).reshape(6, 5, 4), np.diag([-5.0, -5.0, 6.0, 1.0]))
     nibabel.save(scan, tmp_path / "a.nii.gz")
     write_seg_nrrd(mask, read_nifti(tmp_path / "a.nii.gz"), ("background", name), written)
     assert f"\nSegment0_Name:={name}\n".encode() in written.read_bytes().partition(b"\n\n")[0] + b"\n"
