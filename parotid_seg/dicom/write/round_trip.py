@@ -23,6 +23,7 @@ from parotid_seg.dicom.read.file import read_object
 from parotid_seg.dicom.read.planes import Plane, plane_of_frame, read_planes
 from parotid_seg.dicom.read.rt_read import contour_points
 from parotid_seg.dicom.read.series import Series
+from parotid_seg.dicom.read.stack import UNEVEN_MM
 from parotid_seg.errors import ScanError
 from parotid_seg.metrics import dice
 from parotid_seg.scan.codes import ALL_ROIS, LONGEST_LINE, Rois, Structure, plain, structures_of
@@ -37,7 +38,8 @@ OFF_MM = 0.1
 CENTROID_OFF_MM = 0.2
 """Most mm between the centroid and its place by the affine. A slice may lie off an even stack by half of it."""
 SLICE_OFF = 0.25
-"""Share of a voxel: most distance of a slice's corners from their place by the affine."""
+"""Share of a voxel: most distance of a slice's corners from their place by the affine. `UNEVEN_MM` is always allowed, by
+which slices that are read may lie off."""
 VOLUME_OFF = 0.01
 """Most difference as a share of the volume."""
 WHOSE = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID")
@@ -90,7 +92,7 @@ def _check_planes(planes: tuple[Plane, ...], series: Series, shown: Path) -> Non
         voxels = np.column_stack([np.full(len(corners), index), corners])
         expected = voxels @ series.affine[:3, :3].T + series.affine[:3, 3]
         off_mm = float(np.linalg.norm(plane.to_patient(corners) - expected, axis=1).max())
-        most_mm = SLICE_OFF * min(np.linalg.norm(series.affine[:3, :3], axis=0))
+        most_mm = max(UNEVEN_MM, SLICE_OFF * min(np.linalg.norm(series.affine[:3, :3], axis=0)))
         if off_mm > most_mm:
             raise ScanError(
                 f"found {series.slices[index].path.name} {off_mm:.3f} mm from where the series has it, "

@@ -11,11 +11,13 @@ import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from parotid_seg.dicom.read.find import find_series
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.dicom.write.round_trip import verify_round_trip
 from parotid_seg.dicom.write.rtstruct import write_rtstruct
 from parotid_seg.errors import ScanError
 from tests.dicom.for_writers import LABELS, MODEL, changed, numbers, refused
+from tests.dicom_series import ct_voxels, lay, write_series
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, over what is wrong here on purpose
 
@@ -42,6 +44,17 @@ def test_a_series_that_is_not_as_it_says_is_not_written(
     with refused(ScanError, message):
         write_rtstruct(wrong(series), mask, LABELS, tmp_path / "rt.dcm", model=MODEL)
     assert not list(tmp_path.iterdir())
+
+
+def test_fine_voxels_are_written_where_their_slices_may_be_read(tmp_path: Path) -> None:
+    def off(index: int, dataset: Dataset) -> None:
+        dataset.ImagePositionPatient = [-10, -12, index + 0.09 * (index == 15)]
+
+    write_series(tmp_path / "ct", ct_voxels((40, 60, 60)), lay((1.0, 0.3, 0.3)), change=off)
+    (series,) = find_series(sorted((tmp_path / "ct").iterdir())).series
+    mask = np.zeros((40, 60, 60), np.uint8)
+    mask[10:20, 20:40, 20:40] = 1
+    write_rtstruct(series, mask, LABELS[:2], tmp_path / "rt.dcm", model=MODEL)
 
 
 def moved_contour(dataset: Dataset, by: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> None:
