@@ -38,8 +38,8 @@ OFF_MM = 0.1
 CENTROID_OFF_MM = 0.2
 """Most mm between the centroid and its place by the affine. A slice may lie off an even stack by half of it."""
 SLICE_OFF = 0.25
-"""Share of a voxel: most distance of a slice's corners from their place by the affine. `UNEVEN_MM` is always allowed, by
-which slices that are read may lie off."""
+"""Share of a voxel: most distance of a slice's corners from their place by the affine. `UNEVEN_MM` is always allowed:
+slices that are read may lie off by so much."""
 VOLUME_OFF = 0.01
 """Most difference as a share of the volume."""
 WHOSE = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID")
