@@ -150,7 +150,7 @@ def _constancy(key: str, value: float, lowest: float | None, in_both: int) -> Li
     """The limit of the DSC with earlier masks, which is missed if no patient is in both runs."""
     if not in_both or lowest is None:
         return _record(
-            key, value, math.nan, patients=0, note="no patient is in both runs: use another --out for others"
+            key, value, math.nan, patients=0, note="no patient is in both runs: use another --out for other patients"
         )
     note = "the earlier masks that differ are not there" if math.isnan(lowest) else ""
     return _record(key, value, lowest, patients=in_both, note=note)

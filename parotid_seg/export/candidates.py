@@ -74,7 +74,7 @@ def make(
         return _lowest(model, parity, report)
     if precision == "int8":
         report("measuring ranges for INT8 and comparing")
-        fp32_parts = ("resampling", "stem", "last layer", "everything but products and convolutions")
+        fp32_parts = ("resampling", "first convolutions", "last layer", "everything but products and convolutions")
         return ExportCandidate(precision, quantise(model, parity.calibration(), symmetric=symmetric), fp32_parts)
     return ExportCandidate(precision, model)
 

@@ -47,7 +47,7 @@ def test_no_patient_in_both_runs(
     assert record.drift.verdict.endswith("; the mask of the packaged example is equal") == with_example
     (limit,) = (each for each in record.limits if each.key == "earlier_dsc")
     assert (limit.met, limit.found, limit.patients) == (False, None, 0)
-    assert limit.note == "no patient is in both runs: use another --out for others"
+    assert limit.note == "no patient is in both runs: use another --out for other patients"
 
 
 def test_a_run_that_cannot_begin_moves_nothing(data: Path, first: Path, tmp_path: Path) -> None:

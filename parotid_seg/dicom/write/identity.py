@@ -126,8 +126,11 @@ def carry_identity(source: Dataset, target: Dataset, own_text: Iterable[str]) ->
 
 
 def fits(texts: Iterable[str], dataset: Dataset) -> bool:
-    """Whether a dataset's character set can express some texts. Without one that is ASCII alone, and sets with code
-    extensions, which switch by escape sequences, count as ASCII, too (PS3.3, C.12.1.1.2)."""
+    """Whether a dataset's character set can express some texts.
+
+    A dataset that states no character set has ASCII only (PS3.3, C.12.1.1.2). Sets with code extensions, which change
+    by escape sequences, are used for ASCII only as well.
+    """
     others = [text for text in texts if not text.isascii()]
     if not others:
         return True

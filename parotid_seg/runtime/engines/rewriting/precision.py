@@ -64,7 +64,7 @@ def is_within(node: NodeProto, modules: Iterable[str]) -> bool:
 
 
 def in_modules(name: str, modules: Iterable[str]) -> bool:
-    """The same of a node with this name."""
+    """Whether a node of this name belongs to one of these modules, as `is_within`."""
     node_module = module_of(name)
     return any(node_module == module or (module and node_module.startswith(f"{module}.")) for module in modules)
 
