@@ -15,14 +15,14 @@ from functools import partial
 from pathlib import Path
 
 from parotid_seg.export.parity import Parity, ScanParity
-from parotid_seg.models import DEFAULT_MODEL, example_folder
+from parotid_seg.models import DEFAULT_MODEL, PACKAGED, example_folder
 from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.tolerance import GATES
 from parotid_seg.train.checkpoint import Checkpoint, build_network, save_checkpoint
-from parotid_seg.train.config import PACKAGED, TrainConfig
+from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.model_weights import network_weights, read_model_weights
 
 

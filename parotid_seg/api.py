@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from parotid_seg.errors import InputError, OptionError, first_line
 from parotid_seg.export.build_engine import runnable
-from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.models import model_file
 from parotid_seg.runtime.engines.load import load_backend, output_for
 from parotid_seg.runtime.segmentation.segment import Segmentation, segment_volume
 from parotid_seg.runtime.segmentation.segmentation_options import Search, SegmentationOptions
@@ -42,7 +42,7 @@ class Segmenter:
     """A loaded model that segments any number of scans.
 
     Args:
-        model: model file; None is the packaged CT model.
+        model: model file; None or "packaged" is the CT model of this package.
         backend: "auto" or the name of an engine, see `load_backend`.
         device: "auto", "cpu", "cuda" or "cuda:N".
         allow_unverified: whether a model may be used that `parotid-seg export` has not verified.
@@ -74,7 +74,7 @@ class Segmenter:
             raise OptionError(f"batch_size: found {batch_size!r}, expected a whole number of at least 1, or None")
         tta = tta or flips
         options = SegmentationOptions(clean_up=clean_up, tta=tta, search=search)
-        file = runnable(DEFAULT_MODEL if model is None else Path(model), backend)
+        file = runnable(model_file(model), backend)
         output = output_for(file, tta)
         self._backend = load_backend(file, backend, device, output=output, allow_unverified=allow_unverified)
         self.contract = self._backend.contract
@@ -131,7 +131,7 @@ def segment(
     Args:
         scan: see `Segmenter.__call__`.
         spacing_mm: of an array, the distance between slices, rows and columns.
-        model: model file; None is the packaged CT model. This and what follows: see `Segmenter`.
+        model: model file; None or "packaged" is the CT model of this package. This and what follows: see `Segmenter`.
         backend: "auto" or the name of an engine.
         device: "auto", "cpu", "cuda" or "cuda:N".
         batch_size: slices at once; None for the number with which the engine is fastest.

@@ -44,11 +44,11 @@ from parotid_seg.export.export_options import ExportOptions
 from parotid_seg.export.verified_export import export
 from parotid_seg.files import hash_file, write_text
 from parotid_seg.metrics import dice
-from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.models import DEFAULT_MODEL, PACKAGED
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.pipeline.executor import LocalExecutor
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
-from parotid_seg.train.config import PACKAGED, TrainConfig
+from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.settings import load_config
 from parotid_seg.train.stages import train
 

@@ -44,9 +44,9 @@ def bench(
         from parotid_seg.bench.text_report import report
         from parotid_seg.export.build_engine import runnable
         from parotid_seg.files import make_folder, write_text
-        from parotid_seg.models import DEFAULT_MODEL
+        from parotid_seg.models import model_file
 
-        model = options.model or DEFAULT_MODEL
+        model = model_file(options.model)
         built = partial(runnable, report=line.say, progress=line.phase)
         selection, contract, gpu = select_engines(model, options.backends, options.device, built, line.say)
         scans = scans_for(options.scans, contract, line.say)

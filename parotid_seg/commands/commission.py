@@ -14,6 +14,7 @@ from parotid_seg.commands.terminal import following, print_commission
 from parotid_seg.commission.commission_options import CommissionOptions
 from parotid_seg.errors import MissingModelError, OptionError
 from parotid_seg.files import exists
+from parotid_seg.models import title_of
 from parotid_seg.runtime.engines.model_options import ModelOptions
 from parotid_seg.runtime.segmentation.segmentation_options import SegmentationOptions
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from parotid_seg.runtime.engines.base import Backend
     from parotid_seg.runtime.pipeline.infer_options import InferOptions
     from parotid_seg.runtime.pipeline.run import Outcome
-
-PACKAGED = "packaged"
 
 
 @with_options
@@ -93,8 +92,7 @@ def _order(
         earlier = read_commission(options.earlier)
     other = None
     if options.against is not None:
-        file = None if str(options.against) == PACKAGED else options.against
-        same = ModelOptions(file, model.backend, model.device, allow_unverified=model.allow_unverified)
+        same = ModelOptions(options.against, model.backend, model.device, allow_unverified=model.allow_unverified)
         other = _model(same, with_segmentation, line)
     return Order(
         limits=read_limits(options.limits, dose=options.dose is not None),
@@ -130,7 +128,5 @@ def _model(model: ModelOptions, options: InferOptions, line: Line) -> RunnableMo
     def load() -> Backend:
         return load_model(model, tta=options.tta, say=line.say, progress=line.phase)
 
-    name = "the packaged model" if model.model is None else str(model.model)
-    if model.triton is not None:
-        name = f"the model served at {model.triton}"
+    name = title_of(model.model) if model.triton is None else f"the model served at {model.triton}"
     return RunnableModel(name, lambda: LocalExecutor(load, options, line.say))

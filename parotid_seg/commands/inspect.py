@@ -23,7 +23,11 @@ def inspect(
     ],
     model: Annotated[
         Path | None,
-        typer.Option("--model", metavar="FILE", help="The model that scans are for. Default: the packaged CT model."),
+        typer.Option(
+            "--model",
+            metavar="FILE",
+            help="Model file (.onnx) or engine that scans are for. Default: packaged, the CT model of this package.",
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON; for a model or an engine with its whole contract.")

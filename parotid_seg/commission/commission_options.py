@@ -19,7 +19,7 @@ class CommissionOptions(OptionGroup, panel="Commissioning"):
         Path | None,
         Option(
             "--against",
-            "Another model file, or 'packaged': compare both on the same patients, and say which to use.",
+            "Another model file, or packaged: compare both on the same patients, and say which to use.",
             metavar="FILE",
         ),
     ] = None

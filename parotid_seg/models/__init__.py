@@ -7,6 +7,18 @@ from pathlib import Path
 from parotid_seg.errors import InputError
 
 DEFAULT_MODEL = Path(__file__).with_name("parotid-ct.onnx")
+PACKAGED = "packaged"
+"""What options call that file. A file of this name is given as a path: `./packaged`, as text."""
+
+
+def model_file(model: str | Path | None) -> Path:
+    """The file of a model that an option or argument names: the packaged one for `PACKAGED` and None."""
+    return DEFAULT_MODEL if model is None or str(model) == PACKAGED else Path(model)
+
+
+def title_of(model: str | Path | None) -> str:
+    """The same model for readers: its file as it was given, or "the packaged model"."""
+    return "the packaged model" if model_file(model) == DEFAULT_MODEL else str(model)
 
 
 def example_folder() -> Path:

@@ -14,7 +14,7 @@ from parotid_seg.contract import Contract
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import InputError, OptionError, ScanError
 from parotid_seg.files import exists, open_input, special_kind
-from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.models import model_file, title_of
 from parotid_seg.runtime.engines.engine_file import check_engine, read_sidecar
 from parotid_seg.runtime.engines.gpu import capability_text, find_gpu
 from parotid_seg.runtime.engines.load import load_backend
@@ -95,9 +95,9 @@ def _facts_of(path: Path, model: Path | None) -> Facts:
 
 def _contract_for(model: Path | None) -> tuple[str, Contract]:
     """The model that scans are for, as text, and its contract."""
-    file = model or DEFAULT_MODEL
+    file = model_file(model)
     contract = read_sidecar(file).contract if file.suffix == ".engine" else read_model(file)[1]
-    return f"{model or 'the packaged model'} ({', '.join(contract.channels)})", contract
+    return f"{title_of(model)} ({', '.join(contract.channels)})", contract
 
 
 def _describe_folder(path: Path, model: Path | None) -> Facts:

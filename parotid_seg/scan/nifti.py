@@ -321,11 +321,11 @@ def check_extent(path: Path, shape: tuple[int, ...], spacing: tuple[float, ...])
 
 
 def describe(scan: NiftiScan) -> dict[str, str]:
-    """The description of a scan for `inspect`, as labels and values."""
+    """The description of a scan in a file of any readable format for `inspect`, as labels and values."""
     volume = scan.volume
     affine = scan.geometry.affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    return {
+    found = {
         "file": str(scan.path),
         "kind": "NIfTI scan",
         "shape": " x ".join(map(str, scan.header.get_data_shape())),
@@ -333,5 +333,7 @@ def describe(scan: NiftiScan) -> dict[str, str]:
         "voxel axes run to": axis_codes(affine),
         "stored as": str(scan.header.get_data_dtype()),
         "intensities": f"{volume.voxels.min():g} to {volume.voxels.max():g}",
-        "sform / qform code": f"{int(scan.header['sform_code'])} / {int(scan.header['qform_code'])}",
     }
+    if scan.path.suffix.lower() == ".nrrd":
+        return found | {"kind": "NRRD scan"}
+    return found | {"sform / qform code": f"{int(scan.header['sform_code'])} / {int(scan.header['qform_code'])}"}

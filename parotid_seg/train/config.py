@@ -16,7 +16,7 @@ STAGES = ("organs", "contrast", "dense", "segment")
 """Stages of a run, in their order."""
 UNLABELLED_STAGES = ("contrast", "dense")
 """Stages that need no labels."""
-SCRATCH, PACKAGED, IMAGENET = "scratch", "packaged", "imagenet"
+SCRATCH, IMAGENET = "scratch", "imagenet"
 MOST_STAGES, MOST_BLOCKS, LARGEST_SIZE = 6, 64, 4096
 """Largest size of a network. Larger ones are mistakes, and building them would exhaust the memory."""
 LARGEST_COUNT, LARGEST_SEED = 10**6, 2**32 - 1

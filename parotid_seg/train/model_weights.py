@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,9 +17,8 @@ from torch import Tensor, nn
 
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import InputError, ModelError, RecordError
-from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.models import PACKAGED, model_file
 from parotid_seg.records import read_bytes
-from parotid_seg.train.config import PACKAGED
 from parotid_seg.train.network import SwinUnet
 from parotid_seg.train.settings import check_init
 
@@ -55,7 +53,7 @@ def read_model_weights(source: str) -> ModelWeights:
         OptionError: if there is no such file.
         InputError: if it is not one of our model files, was changed, is quantised, or the package onnx is missing.
     """
-    path = DEFAULT_MODEL if source == PACKAGED else Path(source)
+    path = model_file(source)
     check_init(source)
     try:
         import onnx

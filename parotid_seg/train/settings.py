@@ -11,11 +11,11 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from parotid_seg.contract import Grid
 from parotid_seg.errors import InputError, OptionError, RecordError
+from parotid_seg.models import PACKAGED
 from parotid_seg.records import convert, read_toml, shown
 from parotid_seg.train.config import (
     FIRST_VIEW,
     IMAGENET,
-    PACKAGED,
     SCRATCH,
     SECOND_VIEW,
     ContrastConfig,

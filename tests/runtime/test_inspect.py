@@ -5,10 +5,12 @@ import json
 from pathlib import Path
 
 import nibabel
+import nrrd
 import numpy as np
 import pytest
 from pydicom.uid import ImplicitVRLittleEndian
 
+from parotid_seg import Segmenter
 from parotid_seg.errors import InputError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions
@@ -128,6 +130,31 @@ def test_a_scan_tells_whether_it_is_taken_for_a_ct(
     found = inspect(path)["would be"]
     assert found.startswith(words)
     assert (found == words) == (shift == 0)
+
+
+def test_a_scan_says_its_format(tmp_path: Path, example: nibabel.Nifti1Image) -> None:
+    for ending in (".nrrd", ".hdr", ".nii"):
+        path = tmp_path / f"scan{ending}"
+        if ending == ".nrrd":
+            header = {"space": "right-anterior-superior", "space directions": np.eye(3) * 3, "space origin": [0, 0, 0]}
+            nrrd.write(str(path), np.asarray(example.dataobj), header)
+        elif ending == ".hdr":
+            nibabel.save(nibabel.Nifti1Pair(example.dataobj, example.affine), path)
+        else:
+            nibabel.save(example, path)
+        found = inspect(path)
+        kind, has_codes = found["kind"], "sform / qform code" in found
+        assert (kind, has_codes) == (("NRRD scan", False) if ending == ".nrrd" else ("NIfTI scan", True))
+
+
+def test_the_packaged_model_has_a_name(command: Run, scans: Path, tmp_path: Path) -> None:
+    scan = next(scans.iterdir())
+    assert "the packaged model (CT)" in command("inspect", scan, "--model", "packaged").stdout
+    done = command("infer", scan, "--model", "packaged", "--backend", "onnxruntime", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["model"]["name"] == DEFAULT_MODEL.name
+    assert Segmenter("packaged", backend="onnxruntime").contract == Segmenter(backend="onnxruntime").contract
 
 
 def test_json_has_the_facts_and_the_contract(command: Run, scans: Path) -> None:

@@ -14,13 +14,13 @@ from torch import nn
 
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import InputError
-from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.models import DEFAULT_MODEL, PACKAGED
 from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.scan.chunks import Inputs, chunks
 from parotid_seg.scan.nifti import read_nifti
 from parotid_seg.train.checkpoint import build_network
-from parotid_seg.train.config import PACKAGED, TrainConfig
+from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.model_weights import network_weights, read_model_weights, unfold_norms
 from parotid_seg.train.network import ParotidNet
 from parotid_seg.train.settings import load_config

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 from parotid_seg.errors import OptionError
-from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.models import model_file
 from parotid_seg.options import Option, OptionGroup
 from parotid_seg.runtime.engines.registry import ENGINES, engine_named, gpu_number
 
 ModelFile = Annotated[
-    Path | None, Option("--model", "Model file (.onnx) or engine. Default: the packaged CT model.", metavar="FILE")
+    Path | None,
+    Option("--model", "Model file (.onnx) or engine. Default: packaged, the CT model of this package.", metavar="FILE"),
 ]
 """The option that names the model."""
 
@@ -69,7 +70,7 @@ class ModelOptions(OptionGroup, panel="Model and engine"):
     @property
     def file(self) -> Path:
         """The model file."""
-        return self.model or DEFAULT_MODEL
+        return model_file(self.model)
 
     @property
     def name(self) -> str:
