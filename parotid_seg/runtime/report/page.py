@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -60,12 +61,14 @@ class Shown:
     """A case in the page.
 
     Attributes:
+        name: its name, see `names_of`.
         case: its record in results.json.
         picture: a data: URL; empty if the picture is not in the page.
         size: the picture's width and height; 0 and 0 if they are not known.
         masks, pictures: existing files, as paths in the output folder.
     """
 
+    name: str
     case: CaseRecord
     picture: str
     size: tuple[int, int]
@@ -251,7 +254,7 @@ def shown_of(cases: Sequence[CaseRecord], out: Path) -> list[Shown]:
     """The cases whose files exist, with their pictures: embedded as long as there is room, then linked."""
     room = EMBEDDED_CHARACTERS
     shown_cases = []
-    for case in cases:
+    for name, case in zip(names_of(cases), cases, strict=True):
         masks = [name for name in case.files if _lies_in(out, name)]
         failed = case.status == "failed"
         if not failed and next(iter(case.files), "") not in masks:
@@ -265,8 +268,21 @@ def shown_of(cases: Sequence[CaseRecord], out: Path) -> list[Shown]:
         room -= len(content)
         embedded = f"data:image/webp;base64,{content}" if content and room >= 0 else ""
         files = tuple(f"{PICTURES}/{name}" for name in pictures)
-        shown_cases.append(Shown(case, embedded, size, tuple(masks), files))
+        shown_cases.append(Shown(name, case, embedded, size, tuple(masks), files))
     return shown_cases
+
+
+def names_of(cases: Sequence[CaseRecord]) -> list[str]:
+    """Names to tell the cases apart: what has none in the output folder gets as many of the last folders of its path as
+    that takes."""
+    names = {case.scan.source: case.name for case in cases if not case.case}
+    taken = {case.case for case in cases}
+    for depth in range(2, 9):
+        uses = Counter(names.values())
+        for source, name in names.items():
+            if uses[name] > 1 or name in taken:
+                names[source] = "/".join(Path(source).parts[-depth:])
+    return [case.case or names[case.scan.source] for case in cases]
 
 
 def _lies_in(folder: Path, name: str) -> bool:

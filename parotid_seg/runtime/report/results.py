@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -32,6 +32,9 @@ Millilitres = Annotated[float, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Gray = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+Verdict = Literal["failed", "check", "unknown", "done"]
+"""One word on a case, worst first."""
 
 
 class FlagRecord(Record, frozen=True, kw_only=True):
@@ -137,7 +140,8 @@ class CaseRecord(Record, frozen=True, kw_only=True):
     """A case.
 
     Attributes:
-        case: its name in the output folder; empty for an unusable input of the command line.
+        case: its name in the output folder; empty for what has none because it is no scan that could be segmented: a
+            refused DICOM series, a damaged file, a missing argument.
         status: "done" or "failed".
         failure: null unless it failed.
         scan: the segmented scan.
@@ -171,7 +175,7 @@ class CaseRecord(Record, frozen=True, kw_only=True):
         return self.case or _last_part(self.scan.source)
 
     @property
-    def verdict(self) -> Literal["failed", "check", "unknown", "done"]:
+    def verdict(self) -> Verdict:
         """One word: "failed", "check" if there are flags, "unknown" if a structure found has no expected DSC, else
         "done"."""
         if self.status == "failed":
@@ -214,12 +218,12 @@ class CaseRecord(Record, frozen=True, kw_only=True):
 
     @property
     def rank(self) -> tuple[object, ...]:
-        """Worst first: failed, then grave flags, low floors, the severity of all flags, low agreement, unequal sides;
-        then by name. A case without a floor comes before those with one."""
+        """Worst first: by verdict, then grave flags, low floors, the severity of all flags, low agreement, unequal
+        sides; then by name. A case without a floor comes before those with one."""
         severities = [flag.severity for flag in self.flags]
         agreement = 1.0 if self.agreement is None else self.agreement
         return (
-            self.status != "failed",
+            get_args(Verdict).index(self.verdict),
             -sum(each for each in severities if each >= GRAVE),
             -1.0 if self.floor_dsc is None else self.floor_dsc,
             -sum(severities),

@@ -2,6 +2,7 @@
 reads it."""
 
 import ast
+import re
 import string
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,3 +148,10 @@ def test_no_decision_reads_an_error_s_text() -> None:
                 continue
             found += [f"{path}:{node.lineno}" for each in read if is_text_of_error(each)]
     assert not found
+
+
+def test_the_documentation_has_every_severity() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "results.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| [^|]+ \| (.+) \|$", page, re.MULTILINE)
+    stated = {code: int(severity) for severity, codes in rows for code in re.findall(r"`(\w+)`", codes)}
+    assert stated == {code.value: severity_of(code) for code in FlagCode}

@@ -14,7 +14,7 @@ import pytest
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.pipeline.journal import Entry
 from parotid_seg.runtime.report.flag_text import severity_of
-from parotid_seg.runtime.report.page import write_report
+from parotid_seg.runtime.report.page import names_of, write_report
 from parotid_seg.runtime.report.results import RunRecord, results_of
 from parotid_seg.runtime.segmentation.segment import _flags
 from parotid_seg.scan.labels import LARGEST_RATIO
@@ -190,7 +190,15 @@ def test_worst_first() -> None:
         failed(),
     ]
     names = [case.name for case in results_of(cases, run_of()).cases]
-    assert names == ["broken", "grave", "uncalibrated", "b", "flagged", "a", "c"]
+    assert names == ["broken", "grave", "flagged", "uncalibrated", "b", "a", "c"]
+
+
+def test_what_has_no_name_is_told_apart_by_its_folders(tmp_path: Path) -> None:
+    entries = [Entry("", f"/scans/{patient}/CT", "", "failed", "a slice missing") for patient in ("ann", "ben", "ann")]
+    entries += [Entry("", "/scans/lone/MR", "", "failed", "cut off"), Entry("", "/x/a", "", "failed", "x"), entry("a")]
+    cases = results_of(entries, run_of()).cases
+    assert sorted(names_of(cases)) == ["MR", "a", "ann/CT", "ann/CT", "ben/CT", "x/a"]
+    assert "ben/CT" in made(tmp_path, entries)[0].texts
 
 
 def test_only_a_case_with_floors_of_all_structures_is_done() -> None:
