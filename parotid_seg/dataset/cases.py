@@ -24,17 +24,18 @@ from parotid_seg.files import make_folder_in
 from parotid_seg.flags import Flag
 from parotid_seg.runtime.pipeline.apart import with_care
 from parotid_seg.runtime.report.flag_text import sentence
+from parotid_seg.scan.ct.hounsfield import check_hounsfield
 from parotid_seg.scan.ct.slice_order import misfits
 from parotid_seg.scan.label_set import DESCRIPTION
 from parotid_seg.scan.nifti import NiftiScan, read_nifti, write_volume
 
 ENDING = ".nii.gz"
-FORMAT = 5
+FORMAT = 6
 """Version of the conversion: raised whenever its result can change, so that all cases are made again."""
 
 
 class _UnreadableScanError(ScanError):
-    """The scan itself cannot be read, independent of its contours."""
+    """The scan itself cannot be read or trained on, independent of its contours."""
 
 
 @dataclass
@@ -256,7 +257,14 @@ def _flags_of_scan(scan: NiftiScan) -> tuple[Flag, ...]:
 
 
 def _read(candidate: CandidateScan) -> NiftiScan:
+    """Read a scan, and check that it is in HU; doubts are added to its flags.
+
+    Raises:
+        _UnreadableScanError: if it cannot be read, or `train` would refuse it.
+    """
     try:
-        return with_care((candidate.series,), read_series, candidate.series)
+        scan = with_care((candidate.series,), read_series, candidate.series)
+        doubts = check_hounsfield(scan.volume.voxels[0], scan.volume.spacing_mm)
     except ScanError as error:
-        raise _UnreadableScanError(error.reason, path=error.path) from error
+        raise _UnreadableScanError(error.reason, path=error.path or candidate.series.folder) from error
+    return replace(scan, volume=replace(scan.volume, flags=(*scan.volume.flags, *doubts)))

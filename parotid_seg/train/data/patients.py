@@ -26,7 +26,8 @@ from parotid_seg.scan.intensity import Window, Windows, fixed_windows, in_window
 from parotid_seg.scan.nifti import read_mask, read_nifti
 from parotid_seg.scan.seen import voxels_hash
 from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels
-from parotid_seg.train.data.data_set import SOFT_FOLDER, DataSet
+from parotid_seg.train.data.data_set import MOST_NAMES, SOFT_FOLDER, DataSet
+from parotid_seg.wording import some_of
 
 HU_DOUBTS = frozenset(code for code in FlagCode if code.value.startswith("hu_"))
 """Flags of a CT that may not be in HU."""
@@ -112,17 +113,26 @@ def load_patients(
         window_hu: the window of channels named CT.
 
     Raises:
-        ScanError: if a scan or label map cannot be used, a CT is not in HU, or a label map has other voxels than the
-            scan's first channel.
-        InputError: if a label map holds a label without a name.
+        ScanError, InputError: if a scan or label map cannot be used, a CT is not in HU, a label map has other voxels
+            than the scan's first channel, or it holds a label without a name; one error for all patients.
         OutputError: if the cache cannot be written.
     """
     cache.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(cache)
-    patients = []
+    patients, unusable = [], []
     for case in cases:
         progress(case)
-        patients.append(_load_patient(data, case, cache, window_hu))
+        try:
+            patients.append(_load_patient(data, case, cache, window_hu))
+        except (ScanError, InputError) as error:
+            unusable.append(error)
+    if len(unusable) > 1:
+        raise ScanError(
+            f"{len(unusable)} of {len(cases)} patients cannot be used: {some_of(map(str, unusable), MOST_NAMES, '; ')}",
+            path=data.folder,
+        )
+    for error in unusable:
+        raise error
     return patients
 
 

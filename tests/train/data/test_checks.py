@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from parotid_seg.errors import InputError, OutputError
+from parotid_seg.errors import InputError, OutputError, ScanError
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.data.checks import check_labels, warnings
 from parotid_seg.train.data.data_set import open_data_set
@@ -32,6 +32,17 @@ def loaded(folder: Path, cache: Path) -> tuple[list[str], list[Patient]]:
 def relabelled(path: Path, change: Callable[[Labels], Labels]) -> None:
     image = nibabel.load(path)
     nibabel.save(nibabel.Nifti1Image(change(np.asarray(image.dataobj)), image.affine), path)
+
+
+def test_every_patient_that_cannot_be_used_is_named_at_once(data: Path, tmp_path: Path) -> None:
+    for case in ("p1", "p3"):
+        path = data / "imagesTr" / f"{case}_0000.nii.gz"
+        image = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj) + np.int16(1024), image.affine), path)
+    relabelled(data / "labelsTr" / "p4.nii.gz", lambda labels: labels * 40)
+    expected = r"3 of 6 patients .*p1_0000\.nii\.gz: .* not HU.*; .*p3_0000\.nii\.gz: .*; .*p4\.nii\.gz: found label 80"
+    with pytest.raises(ScanError, match=expected):
+        loaded(data, tmp_path / "cache")
 
 
 @pytest.mark.parametrize("right", [0, 2])
