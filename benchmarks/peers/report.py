@@ -157,6 +157,7 @@ def draw(found: dict[str, Any], picture: Path) -> None:
     rows = {name: row for name, row in found["contestants"].items() if row.get("scans_a_second")}
     ordered = sorted(rows, key=lambda name: rows[name]["scans_a_second"])
     values = [rows[name]["scans_a_second"] for name in ordered]
+    hatched = any(rows[name]["engine_only"] for name in ordered)
     figure = Figure((9, 1.4 + 0.42 * len(ordered)), layout="constrained")
     panel = figure.subplots()
     bars = panel.barh(
@@ -170,7 +171,7 @@ def draw(found: dict[str, Any], picture: Path) -> None:
     panel.set(
         xscale="log",
         xlim=(min(values) / 2, max(values) * 12),
-        xlabel="scans a second, whole command (hatched: engine alone)",
+        xlabel="scans a second, whole command" + (" (hatched: engine alone)" if hatched else ""),
     )
     panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(picture, dpi=110)
@@ -179,7 +180,7 @@ def draw(found: dict[str, Any], picture: Path) -> None:
 def said(row: dict[str, Any]) -> str:
     """What stands beside a bar."""
     times = row.get("times_ours")
-    beside = f", {times:.3g} x our time" if times else ""
+    beside = f", {times:.2g} times our time" if times else ""
     return f"{row['scans_a_second']:.2g}{beside}"
 
 

@@ -32,7 +32,7 @@ from parotid_seg.commission.labelled import Chosen, choose
 from parotid_seg.commission.limits import read_limits
 from parotid_seg.commission.record import CommissionRecord, read_commission
 from parotid_seg.export.onnx_file import with_contract
-from parotid_seg.files import write_text
+from parotid_seg.files import hash_file, write_text
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.records import record_text
 from parotid_seg.runtime.engines.base import Backend
@@ -161,6 +161,7 @@ def main() -> None:
         verdicts = [commissioned(few, equal, DEFAULT_MODEL).drift for _ in range(arguments.runs + 1)][1:]
         other = commissioned(few, Path(folder) / "window", with_window(Path(folder) / "window.onnx"), equal)
     content = {
+        "model_sha256": hash_file(DEFAULT_MODEL),
         **machine_and_versions(),
         "data": chosen.why,
         "faults as they are": {each.text: each.patients for each in record.faults},

@@ -68,7 +68,7 @@ def difference(better: Arm, worse: Arm) -> str:
         return "not run | "
     points = 100 * np.stack([first[number] - second[number] for number in shared])
     over_pretrainings = training_interval(list(points.mean(axis=(1, 2))), 1, "+", UNIT)
-    return f"{over_pretrainings} | {{:+.1f}} to {{:+.1f}}".format(*crossed_interval(points))
+    return f"{over_pretrainings} | {{:+z.1f}} to {{:+z.1f}}".format(*crossed_interval(points))
 
 
 def table() -> str:
@@ -105,18 +105,17 @@ def draw(picture: Path) -> None:
     """Each fine-tuning is a point: its mean test DSC, by arm and draw."""
     figure = Figure((9, 4.5), layout="constrained")
     axes = figure.subplots()
-    for place, arm in enumerate(ARMS):
-        found = tested(arm)
+    arms = {arm: found for arm in ARMS if (found := tested(arm))}
+    for place, (arm, found) in enumerate(arms.items()):
         for number in range(DRAWS):
             dsc = [float(each[number].mean()) for each in found.values()]
             shift = 0.12 * (number - (DRAWS - 1) / 2)
             label = f"patients of draw {number + 1}" if not place else None
             axes.scatter([place + shift] * len(dsc), dsc, color=f"C{number}", alpha=0.7, label=label)
-        if found:
-            axes.hlines(float(np.mean(list(found.values()))), place - 0.25, place + 0.25, color="black")
-    axes.set_xticks(range(len(ARMS)), [label_of(*arm).replace(", ", "\n") for arm in ARMS], fontsize=8)
+        axes.hlines(float(np.mean(list(found.values()))), place - 0.25, place + 0.25, color="black")
+    axes.set_xticks(range(len(arms)), [label_of(*arm).replace(", ", "\n") for arm in arms], fontsize=8)
     axes.set(
-        xlim=(-0.5, len(ARMS) - 0.5),
+        xlim=(-0.5, len(arms) - 0.5),
         ylabel="mean test DSC of 40 patients",
         title=f"{LABELLED} labelled patients; a point is a fine-tuning",
     )

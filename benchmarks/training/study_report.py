@@ -95,11 +95,11 @@ def training_interval(values: Sequence[float], digits: int, sign: str = "", unit
 
     One has no interval.
     """
-    each = ", ".join(f"{value:{sign}.{digits}f}" for value in values)
+    each = ", ".join(f"{value:{sign}z.{digits}f}" for value in values)
     if len(values) < 2:
         return f"{each} (1 {unit})"
     half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
-    return f"{np.mean(values):{sign}.{digits}f} ± {half:.{digits}f} ({each})"
+    return f"{np.mean(values):{sign}z.{digits}f} ± {half:.{digits}f} ({each})"
 
 
 def interval(values: Sequence[float], digits: int, sign: str = "") -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @with_options
 def dataset(
     dicom: Annotated[
-        list[Path], typer.Argument(metavar="DICOM_DIR...", help="Folders of DICOM studies, searched at any depth.")
+        list[Path], typer.Argument(metavar="DICOM_DIR", help="Folders of DICOM studies, searched at any depth.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DATA", help="Folder for the data set; a rerun continues it.")],
     options: DataSetOptions,
@@ -32,7 +32,8 @@ def dataset(
     Writes DATA in nnU-Net's raw layout: dataset.json, imagesTr, labelsTr, imagesUn (scans without usable contours) and
     splits.json, with all scans of a patient in one list. DATA.private/cases.csv lists the source of each case and the
     problems of its contours; DATA.private/left_out.csv lists every series, RTSTRUCT and ROI that was not used, and why.
-    Exit status: 0 all done, 1 nothing done, 3 something that looks usable was not used, 130 interrupted.
+    Exit status: 0 all done, 1 nothing done, 2 wrong option or argument, 3 something that looks usable was not used,
+    130 interrupted.
     """
     with one_line_errors("finished cases are kept"), following(quiet) as line:
         from parotid_seg.dataset.build import build

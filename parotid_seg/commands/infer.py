@@ -21,7 +21,7 @@ from parotid_seg.runtime.pipeline.worker_process import started
 @with_options
 def infer(
     scans: Annotated[
-        list[Path], typer.Argument(metavar="SCAN...", help="NIfTI or NRRD files, DICOM series, or folders of them.")
+        list[Path], typer.Argument(metavar="SCAN", help="NIfTI or NRRD files, DICOM series, or folders of them.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for masks, tables and the report.")],
     model: ModelOptions,

@@ -311,7 +311,7 @@ def _mean_text(figure: str, mean: Mean) -> str:
 
 
 def _number(figure: str, number: float | None) -> str:
-    return "none" if number is None else f"{number:.{FIGURES[figure][1]}f}"
+    return "none" if number is None else f"{number:z.{FIGURES[figure][1]}f}"
 
 
 def _print_notes(console: Console, notes: Iterable[str], every_figure: bool) -> None:

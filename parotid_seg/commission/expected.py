@@ -59,7 +59,7 @@ def in_words(record: ExpectedRecord) -> str:
     related = "" if record.correlation is None else f", correlation {record.correlation:.2f}"
     share, low, high = (f"{100 * each:.0f}" for each in (record.share, record.low, record.high))
     return (
-        f"the DSC reaches its floor in {record.above_floor} of {len(record.glands)} glands ({share} %, 95 % interval "
-        f"{low} to {high} %; expected: 90 %); expected minus achieved DSC: mean {record.mean_error:+.3f}, mean "
-        f"absolute {record.mean_absolute_error:.3f}{related}"
+        f"the DSC reaches its floor in {record.above_floor} of {len(record.glands)} glands, {share} % "
+        f"(95 % interval {low} to {high} %; it should in 90 %); expected minus achieved "
+        f"DSC: mean {record.mean_error:+z.3f}, mean absolute {record.mean_absolute_error:.3f}{related}"
     )

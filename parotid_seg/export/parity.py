@@ -67,7 +67,7 @@ class ScanParity(MaskDifference):
 
     def __str__(self) -> str:
         size = " x ".join(map(str, self.size))
-        lost = "" if self.dsc_lost is None else f", DSC against contour {0.0 - self.dsc_lost:+.4f}"
+        lost = "" if self.dsc_lost is None else f", change of the DSC with the contour {-self.dsc_lost:+z.4f}"
         verdict = "passed" if self.passed else f"FAILED: {'; '.join(self.exceeded)}"
         return f"{self.scan} ({size}), batches of {self.batch_size}: {super().__str__()}{lost}: {verdict}"
 

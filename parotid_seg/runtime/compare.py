@@ -284,7 +284,7 @@ def _verdict(
 def _in_words(each: Difference, structure: str) -> str:
     return (
         f"DSC of the {structure} {each.mean_a:.3f} (A) and {each.mean_b:.3f} (B), B minus A "
-        f"{each.difference:+.3f}, 95 % interval {each.low:+.3f} to {each.high:+.3f} over {each.patients} patients"
+        f"{each.difference:+z.3f}, 95 % interval {each.low:+z.3f} to {each.high:+z.3f} over {each.patients} patients"
     )
 
 

@@ -88,6 +88,7 @@ def draw_curves(metrics: Path, picture: Path, figures: Sequence[tuple[str, str]]
                 label=title,
             )
         panel.set(xlabel="epoch", ylabel=label)
+        panel.locator_params(axis="x", integer=True)
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(alpha=0.3)
         if len(lines) > 1:

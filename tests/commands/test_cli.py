@@ -107,7 +107,7 @@ def test_help_shows_an_example(command: Run, name: str) -> None:
     [
         ([], "Missing command. (see parotid-seg --help)"),
         (["bogus"], "No such command 'bogus'. (see parotid-seg --help)"),
-        (["infer"], "Missing argument 'SCAN...'. (see parotid-seg infer --help)"),
+        (["infer"], "Missing argument 'SCAN'. (see parotid-seg infer --help)"),
         (["infer", "x"], "Missing option '--out'. (see parotid-seg infer --help)"),
         (["infer", "x", "--out"], "Option '--out' requires an argument. (see parotid-seg infer --help)"),
         (["bench", "--scans"], "Option '--scans' requires an argument. (see parotid-seg bench --help)"),

@@ -43,7 +43,7 @@ def test_how_often_the_floor_holds() -> None:
     assert record.mean_error == pytest.approx((0.8 + 0.7 + 0.9 - 0.85 - 0.5 - 0.8) / 3)
     assert record.correlation == pytest.approx(0.7857, abs=0.01)
     assert in_words(record).startswith(
-        "the DSC reaches its floor in 2 of 3 glands (67 %, 95 % interval 9 to 99 %; expected: 90 %)"
+        "the DSC reaches its floor in 2 of 3 glands, 67 % (95 % interval 9 to 99 %; it should in 90 %)"
     )
 
 

@@ -52,7 +52,7 @@ def test_the_reference_has_every_command_and_option() -> None:
         *("bench", "bench compare"),
     ]
     assert "| `--search auto\\|full` |" in page
-    assert "parotid-seg infer [OPTIONS] {SCAN...}..." in page
+    assert "parotid-seg infer [OPTIONS] {SCAN}..." in page
 
 
 PASSES_ON = ("benchmarks/peers/nnunet.py",)

@@ -177,7 +177,7 @@ def infer_at(
         if len(refused) < 2:
             raise InputError(refused[0].failure if refused else "no scan was named")
         run.refuse(refused)
-        raise InputError(f"nothing was segmented: none of {len(refused)} scans and files can be")
+        raise InputError(f"nothing was segmented: none of {len(refused)} scans and files is usable")
     doses = _doses_below(options.dose) if options.dose else None
     make_folder(out)
     with run.journal.writing():

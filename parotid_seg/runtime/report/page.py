@@ -144,11 +144,11 @@ def page(cases: Sequence[Shown], run: RunRecord, rois: Rois = ALL_ROIS) -> str:
 
 def about(run: RunRecord) -> dict[str, str]:
     """What is known of the model, and what ran, by name."""
-    name, sha256 = run.model.name, run.model.sha256[:12]
+    name, sha256, contract = run.model.name, run.model.sha256[:12], run.model.contract
     return {
         "Model": f"{name} ({sha256})",
-        "Known accuracy": known_accuracy(run.model.contract),
-        "Trained on": trained_on(run.model.contract),
+        "Accuracy when calibrated" if contract.calibrations else "Known accuracy": known_accuracy(contract),
+        "Trained on": trained_on(contract),
         "Engine": str(run.ran),
         "Version": f"parotid-seg {run.versions.get('parotid-seg', 'not stated')}",
     }

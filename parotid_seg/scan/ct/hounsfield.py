@@ -63,6 +63,8 @@ BUMP = (700, 1300)
 BUMP_BELOW = (300, 700)
 MOST_BUMP = 2.0
 """Denser bone is rarer: most voxels of the first range for each of the second. The 243 scans: at most 1.3."""
+MOST_LABELS = 255
+"""Highest value of a label map."""
 CLIPPED_LOW, CLIPPED_HIGH = -600, 1100
 """A scan counts as clipped if its lowest or highest value is shared by many voxels and lies within these."""
 LEAST_SAME = 0.005
@@ -174,16 +176,18 @@ def _fault(appearance: Appearance) -> str:
     """Why the intensities cannot be HU; empty if they can."""
     near = f"soft tissue is at {appearance.soft:.0f} and fat at {appearance.fat:.0f}, expected about 40 and -100"
     clipped_at = _clipped(appearance)[0]
+    label_map = "; is it a label map?" if appearance.lowest >= 0 and appearance.highest <= MOST_LABELS else ""
     reasons = (
         (
             appearance.below_air > MOST_BELOW_AIR,
             f"{appearance.below_air:.0%} of them lie below {BELOW_AIR}, expected air at -1000",
         ),
-        (appearance.bump > MOST_BUMP, f"tissue lies between {BUMP[0]} and {BUMP[1]}, expected dense bone only"),
+        (appearance.bump > MOST_BUMP, f"more voxels lie between {BUMP[0]} and {BUMP[1]} than dense bone explains"),
         (not SHIFTED_RANGE[0] <= appearance.soft <= SHIFTED_RANGE[1], near),
         (
             appearance.dark < LEAST_DARK and not any(-1100 <= value <= -900 for value in appearance.constants),
-            f"found {appearance.lowest:g} to {appearance.highest:g}, expected fat near -100 or air near -1000",
+            f"found {appearance.lowest:g} to {appearance.highest:g}, expected fat near -100 or air near -1000"
+            f"{label_map}",
         ),
         (appearance.dark >= LEAST_DARK and appearance.scale < SCALE_RANGE[0] and appearance.gain > LEAST_GAIN, near),
         (

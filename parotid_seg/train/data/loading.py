@@ -21,7 +21,7 @@ from parotid_seg.train.data.checks import check_labels, warnings
 from parotid_seg.train.data.data_set import DataSet, named
 from parotid_seg.train.data.patients import Patient, decoded, load_patients
 from parotid_seg.train.parallel import Processes
-from parotid_seg.wording import by_axes
+from parotid_seg.wording import by_axes, counted
 
 Step = Callable[[str, int, int, str], None]
 """Called before each step with the phase, the steps done, their number, and the step's name."""
@@ -30,8 +30,9 @@ Step = Callable[[str, int, int, str], None]
 def announced(data: DataSet, config: TrainConfig) -> list[str]:
     """Lines on the length of a stage, its patients, and those that are held out or locked."""
     schedule = config.schedule
-    length = f"{schedule.epochs} epochs of {schedule.images_per_epoch:,} slices"
-    length += f" ({schedule.steps:,} steps of {schedule.batch_size} slices in all)"
+    steps = f"{schedule.steps:,} step{'' if schedule.steps == 1 else 's'}"
+    length = f"{counted(schedule.epochs, 'epoch')} of {schedule.images_per_epoch:,} slices"
+    length += f" ({steps} of {schedule.batch_size} slices in all)"
     trained = f"stage {config.stages[-1]}: {length}; trains on {len(data.train)} patients"
     held_out = f", validates on {len(data.validation)}: {', '.join(data.validation)}" if data.validation else ""
     locked = f"locked for a test, never used here: {len(data.test)}: {', '.join(data.test)}"
