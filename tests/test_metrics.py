@@ -124,6 +124,15 @@ def test_surface_dsc_of_one_voxel_by_hand() -> None:
     assert surface_dice(ONE, voxels((4, 1, 1)), SPACING, (5.9, 6.0)) == (0.0, 0.5)
 
 
+@pytest.mark.parametrize("spacing", [float(np.float32(0.4)), float(np.float32(0.2)), 1.0000001])
+def test_surface_dsc_includes_the_tolerance_itself_whatever_the_rounding(spacing: float) -> None:
+    """Headers state 0.4 mm as a float32, which is 0.400000006 mm; an oblique affine makes 1.0000001 mm of 1 mm."""
+    block = np.zeros((24, 24, 24), bool)
+    block[2:8, 2:8, 2:8] = True
+    moved = np.roll(block, round(2 / spacing), 0)
+    assert surface_dice(block, moved, (spacing,) * 3, (2.0,)) == (1.0,)
+
+
 def test_surface_dsc_of_empty_masks() -> None:
     assert surface_dice(EMPTY, EMPTY, SPACING) == (1.0, 1.0, 1.0)
     assert surface_dice(EMPTY, ONE, SPACING) == surface_dice(ONE, EMPTY, SPACING) == (0.0, 0.0, 0.0)

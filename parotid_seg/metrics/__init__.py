@@ -28,6 +28,8 @@ NAN = float("nan")
 
 TOLERANCES_MM = (1.0, 2.0, 3.0)
 """Tolerances of the reported surface DSC."""
+ROUNDING = 1e-6
+"""Relative error of distances, as headers state voxel axes in float32: a distance of the tolerance is within it."""
 SURFACE_FIGURES = tuple(f"surface_dsc_{tolerance:g}mm" for tolerance in TOLERANCES_MM)
 
 
@@ -213,7 +215,8 @@ def surface_dice(
         for surface, other in zip(surfaces, reversed(surfaces), strict=True)
     ]
     weight, distance = np.concatenate(weights), np.concatenate(distances)
-    return tuple(float(weight[distance <= tolerance].sum() / weight.sum()) for tolerance in tolerances_mm)
+    limits = [tolerance * (1 + ROUNDING) for tolerance in tolerances_mm]
+    return tuple(float(weight[distance <= limit].sum() / weight.sum()) for limit in limits)
 
 
 def added_path_length_mm(prediction: Binary, reference: Binary, spacing_mm: Spacing) -> float:

@@ -72,7 +72,7 @@ class Doses:
 
         An RTDOSE belongs to the series of its frame of reference, unless their PatientIDs differ, and if there are
         several to that of its study. A NIfTI dose, and any dose of a scan that is no DICOM series, belongs to the case
-        of its name, which an RTDOSE's folder may have as well.
+        of its name; an RTDOSE in a subfolder to the case of that folder's name.
 
         Args:
             name: of the case.
@@ -86,7 +86,7 @@ class Doses:
         if series:
             found += self._of_series(series)
         else:
-            same = [dose for dose in self.rt if name in (dose.path.stem, dose.path.name, dose.path.parent.name)]
+            same = [dose for dose in self.rt if self._has_name(dose.path, name)]
             found += [dose.path for dose in same if dose.summation == PLAN] or [dose.path for dose in same]
         if not found and only and self.place.is_file():
             found = [*self.nifti] if series else [*self.nifti, *(dose.path for dose in self.rt)]
@@ -95,6 +95,12 @@ class Doses:
             doses = f"{len(found)} doses ({some_of(path.name for path in found)})" if found else "no dose"
             raise ScanError(f"--dose: found {doses} {where}, expected one{self._lost()}", path=self.place)
         return found[0]
+
+    def _has_name(self, path: Path, case: str) -> bool:
+        """Whether the folder of an RTDOSE has the name of a case; of a file in `place` itself, its own name counts."""
+        place = self.place.absolute()
+        in_place = path.absolute() == place or path.parent.absolute() == place
+        return case in (path.stem, path.name) if in_place else path.parent.name == case
 
     def _of_series(self, series: Series) -> list[Path]:
         """Doses of plans in a series' frame of reference."""

@@ -137,6 +137,18 @@ def test_an_rtdose_of_a_single_mask_and_of_cases_by_folder(command: Run, folders
     assert "--dose: found no dose named b, expected one" in done.stderr
 
 
+def test_an_rtdose_in_the_folder_of_a_case_is_of_no_other_case(command: Run, folders: Path) -> None:
+    laid = np.diag([-1.0, -1.0, 1.0, 1.0]) @ AFFINE[:, [2, 1, 0, 3]]
+    write_rtdose(folders / "doses" / "b" / "a.dcm", np.full((10, 10, 10), 20.0), laid)
+    done = command("evaluate", folders / "predictions", folders / "references", "--dose", folders / "doses")
+    assert done.returncode == 1
+    assert "--dose: found no dose named a, expected one" in done.stderr
+    write_rtdose(folders / "doses" / "a.dcm", np.full((10, 10, 10), 30.0), laid)
+    result = evaluate(folders / "predictions", folders / "references", dose=folders / "doses")
+    found = {case: {label.mean_gy for label in scores.labels.values()} for case, scores in result.cases.items()}
+    assert found == {"a": {30.0}, "b": {20.0}}
+
+
 def test_cases_without_a_dose_are_refused_in_one_line(command: Run, folders: Path) -> None:
     save_mask(folders / "doses" / "a.nii.gz", np.zeros((10, 10, 10), np.uint8))
     done = command("evaluate", folders / "predictions", folders / "references", "--dose", folders / "doses")
