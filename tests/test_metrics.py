@@ -15,6 +15,7 @@ from parotid_seg.metrics import (
     dice,
     hausdorff_mm,
     iou,
+    mean_with_interval,
     score_case,
     surface_dice,
     surface_distances_mm,
@@ -233,3 +234,17 @@ def test_bootstrap_interval_holds_the_mean_and_narrows() -> None:
     _, low_many, high_many = bootstrap_mean(many)
     assert high_many - low_many < high - low
     assert all(math.isnan(value) for value in bootstrap_mean([]))
+
+
+@pytest.mark.parametrize("cases", [2, 3, 6, 10, 40])
+def test_intervals_hold_the_mean_as_often_as_they_say(cases: int) -> None:
+    """Two cases have no wider interval than from one to the other, which holds the mean in half of all samples."""
+    random, held = np.random.default_rng(0), 0
+    for _ in range(200):
+        _, low, high = mean_with_interval(list(random.normal(0, 1, cases)))
+        held += low <= 0 <= high
+    assert {2: 0.4, 3: 0.7}.get(cases, 0.9) <= held / 200 <= 0.98
+
+
+def test_two_cases_have_the_widest_interval_there_is() -> None:
+    assert mean_with_interval([0.7, 0.9]) == pytest.approx((0.8, 0.7, 0.9))

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parotid_seg.commission.record import FaultKind, FaultRecord
-from parotid_seg.metrics import bootstrap_mean, dice
-from parotid_seg.runtime.compare import paired_confidence
+from parotid_seg.metrics import dice, mean_with_interval
 from parotid_seg.runtime.evaluation import dsc_of_sides, exchanged_in
 from parotid_seg.scan.components import label_boxes
 from parotid_seg.scan.labels import plain_name
@@ -181,7 +180,7 @@ def _shift(compared: _Compared) -> Iterator[FaultRecord]:
     if best == HERE or gains.mean() < LEAST_GAIN or (gains > 0).mean() < LEAST_SHARE:
         return
     if then < EQUAL:
-        _, low, _ = bootstrap_mean(list(gains), confidence=paired_confidence(len(gains)))
+        _, low, _ = mean_with_interval(list(gains))
         if len(gains) < FEWEST or not low > 0:
             return
     text = (

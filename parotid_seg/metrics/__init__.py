@@ -11,12 +11,13 @@ mean. nnU-Net does the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, special
 
 from parotid_seg.errors import InputError
 from parotid_seg.metrics.surface_elements import areas_mm2, corner_codes
@@ -337,6 +338,20 @@ def bootstrap_mean(
     tail = 50.0 * (1.0 - confidence)
     low, high = np.percentile(means, [tail, 100.0 - tail])
     return float(sample.mean()), float(low), float(high)
+
+
+def mean_with_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean with its 95 % bootstrap interval over cases, widened for few of them: (mean, lower end, upper end).
+
+    Percentile intervals of few cases are too narrow, by the factors between the t and the normal distribution, and
+    between the standard deviations with n - 1 and with n (Hesterberg, Am Stat 2015;69(4):371-386, 5.2). Of two cases
+    they would contain the true mean in about half of all samples.
+    """
+    count = len(values)
+    if count < 2:
+        return bootstrap_mean(values)
+    reach = math.sqrt(count / (count - 1)) * special.stdtrit(count - 1, 0.975)
+    return bootstrap_mean(values, confidence=float(1 - 2 * special.ndtr(-reach)))
 
 
 def _surface(mask: Binary) -> Binary:

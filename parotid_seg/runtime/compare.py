@@ -10,10 +10,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from parotid_seg.errors import InputError
-from parotid_seg.metrics import bootstrap_mean
+from parotid_seg.metrics import mean_with_interval
 from parotid_seg.records import Record, finite_or_none
 from parotid_seg.runtime.doses import Doses
 from parotid_seg.runtime.evaluation import DOSE_FIGURES, LABEL_FIGURES, Evaluation, masks_in, score_pairs, together
@@ -215,7 +214,7 @@ def _difference(values: NDArray[np.float64], patients: Sequence[str], structure:
     """The difference of the second row of some values (2, patients) to the first."""
     finite = np.asarray(np.isfinite(values).all(axis=0))
     of_a, of_b = values[:, finite]
-    difference, low, high = bootstrap_mean(list(of_b - of_a), confidence=paired_confidence(len(of_a)))
+    difference, low, high = mean_with_interval(list(of_b - of_a))
     better: Set | None = None
     if len(of_a) >= FEWEST and (low > 0 or high < 0):
         better = "B" if (low > 0) != (figure in LOWER_IS_BETTER) else "A"
@@ -231,18 +230,6 @@ def _difference(values: NDArray[np.float64], patients: Sequence[str], structure:
         left_out=[name for name, used in zip(patients, finite, strict=True) if not used],
         better=better,
     )
-
-
-def paired_confidence(patients: int) -> float:
-    """The confidence for which the percentile bootstrap has intervals of about 95 % with few patients.
-
-    Its intervals are too narrow by the factors between the t and the normal distribution, and between the standard
-    deviations with n - 1 and with n (Hesterberg, Am Stat 2015;69(4):371-386, 5.2).
-    """
-    if patients < 2:
-        return 0.95
-    reach = math.sqrt(patients / (patients - 1)) * stats.t.ppf(0.975, patients - 1)
-    return float(1 - 2 * stats.norm.sf(reach))
 
 
 def _verdict(
@@ -300,7 +287,7 @@ def _notes(
             count = counted(len(names), "patient")
             yield f"{count} not compared, since missing in {where[place]}: {some_of(names, MOST_NAMED)}"
     for name, evaluation in (("A", scored.a), ("B", scored.b)):
-        yield from (f"{name}: {note}" for note in evaluation.notes)
+        yield from (f"{name}: {note}" for note in evaluation.notes_on_masks)
     for name, patients in alone.items():
         which = f"{name} in {some_of(patients)}"
         yield f"not compared, since one set has it, but neither the other nor the references: {which}"

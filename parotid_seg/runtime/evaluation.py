@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from parotid_seg.errors import InputError, OptionError, ScanError
 from parotid_seg.files import exists, special_kind
 from parotid_seg.flags import DOUBTFUL_PLACE, Flag, FlagCode
-from parotid_seg.metrics import NAN, SURFACE_FIGURES, CaseScores, bootstrap_mean, dice, score_case
+from parotid_seg.metrics import NAN, SURFACE_FIGURES, CaseScores, dice, mean_with_interval, score_case
 from parotid_seg.runtime import doses
 from parotid_seg.runtime.label_match import LabelMatch, match_labels
 from parotid_seg.runtime.report.flag_text import sentence
@@ -34,6 +34,8 @@ IN_ONE_OR_NEITHER = {
     (True, False): "in the predictions only, DSC 0 (absent in the patient, or not contoured?)",
 }
 """Notes on structures, by whether prediction and reference show them."""
+FEWEST = 6
+"""Fewest cases whose intervals contain the true mean about as often as they say."""
 EXCHANGED_GAIN = 0.3
 """Least gain of a case's DSC by exchanging the sides."""
 
@@ -98,7 +100,13 @@ class Evaluation:
 
     @property
     def notes(self) -> list[str]:
-        """Remarks on the figures, one line each: how labels were matched, and what is not scored."""
+        """Remarks on the figures, one line each: on the masks, and on intervals of few cases."""
+        few = [f"intervals of fewer than {FEWEST} cases are too narrow"] if 1 < len(self.cases) < FEWEST else []
+        return [*self.notes_on_masks, *few]
+
+    @property
+    def notes_on_masks(self) -> list[str]:
+        """Remarks on the masks, one line each: how labels were matched, and what is not scored."""
         text, exchanged = exchanged_in(self.of_sides, "predictions", "references")
         notes = [f"{text}: {counted(len(exchanged), 'case')} ({some_of(exchanged)})"] if exchanged else []
         notes += self.labels.notes
@@ -250,7 +258,7 @@ def _over_structures(scores: CaseScores, figure: str) -> float:
 
 def _mean(values: Sequence[float]) -> Mean:
     finite = [value for value in values if math.isfinite(value)]
-    mean, low, high = bootstrap_mean(finite)
+    mean, low, high = mean_with_interval(finite)
     median = float(np.median(finite)) if finite else NAN
     absent = sum(map(math.isnan, values))
     return Mean(mean, low, high, median, len(finite), len(values) - len(finite) - absent, absent)

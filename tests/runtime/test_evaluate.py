@@ -259,8 +259,9 @@ def test_a_number_that_nothing_names_is_refused(folders: Path) -> None:
 
 
 def test_masks_beside_which_nothing_names_labels_are_ours_and_this_is_told(folders: Path) -> None:
-    notes = evaluate(folders / "predictions", folders / "references").notes
-    assert notes == [
+    result = evaluate(folders / "predictions", folders / "references")
+    assert result.notes == [*result.notes_on_masks, "intervals of fewer than 6 cases are too narrow"]
+    assert result.notes_on_masks == [
         f"{side} have 1 = parotid_left, 2 = parotid_right (assumed, since no file names their labels)"
         for side in ("predictions", "references")
     ]

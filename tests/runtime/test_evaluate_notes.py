@@ -173,7 +173,7 @@ def test_masks_that_are_not_the_results_beside_them_are_named(command: Run, fold
         (place / "results.json").write_text(json.dumps({"cases": [*cases, {"structures": [], "files": {}}]}))
 
     record("a.nii.gz", "b.nii.gz")
-    assert evaluate(place, folders / "references").notes == []
+    assert evaluate(place, folders / "references").notes_on_masks == []
     record("a.nii.gz")
     voxels = np.asarray(nibabel.load(place / "a.nii.gz").dataobj).copy()
     voxels[2, 2, 2] = 0
