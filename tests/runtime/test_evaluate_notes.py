@@ -178,7 +178,7 @@ def test_masks_that_are_not_the_results_beside_them_are_named(command: Run, fold
     voxels = np.asarray(nibabel.load(place / "a.nii.gz").dataobj).copy()
     voxels[2, 2, 2] = 0
     save_mask(place / "a.nii.gz", voxels)
-    assert evaluate(place, folders / "references").notes == [
+    assert evaluate(place, folders / "references").notes_on_masks == [
         "predictions that have changed since infer wrote them: 1 case (a)",
         "predictions that the results.json beside them does not list, so that they are not of its run: 1 case (b)",
     ]
