@@ -116,6 +116,8 @@ class FlagCode(StrEnum):
     """Contours beyond the first or the last slice; value: how many; detail: of how many."""
     CONTOURS_OF_OTHER_IMAGES = "contours_of_other_images"
     """Contours that refer to the image of another slice than their own; value: how many; detail: of how many."""
+    MATCHED_BY_FRAME = "matched_by_frame"
+    """The images that a structure set was drawn on are not there; only its frame of reference is that of the scan."""
     CONTOURS_OVER_EDGE = "contours_over_edge"
     """Contours that extend beyond the edges of their slices; value: how many; detail: of how many."""
     CONTOURS_REPEATED = "contours_repeated"

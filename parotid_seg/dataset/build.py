@@ -114,6 +114,7 @@ def build(
         )
     with opened(data, beside, names.labels) as private:
         making = Making(data, private, names.labels, say, progress, skip)
+        making.forget_lost()
         cases = making.cases_of(candidates)
         earlier = read_splits(data / "splits.json")
         _check_lists(private, earlier, [case for each, case in cases.items() if each.contoured], options)
@@ -171,6 +172,8 @@ def _say_lists(private: Private, splits: Splits, options: DataSetOptions, say: S
     """Print who is held out, and what differs from what was asked for."""
     held_out = len({private.cases[name].patient for name in splits[VALIDATION] if name in private.cases})
     locked = sum(role == TEST for role in private.lists.values())
+    if away := locked - len({private.cases[name].patient for name in splits.get(TEST, ()) if name in private.cases}):
+        say(f"{away} of {locked} locked patients have no scans with contours here now; --test counts them, too")
     if options.validation is not None and held_out != options.validation:
         say(f"{held_out} patients are held out, not {options.validation}: each stays in the list he or she was in")
     if locked < options.test:
@@ -224,7 +227,7 @@ def _identities(cases: Mapping[CandidateScan, DataSetCase]) -> dict[str, dict[st
     """Patient ID and UIDs of each case of this run."""
     return {
         case.name: {
-            "patient_id": candidate.patient_id,
+            "patient_id": candidate.patient_id or candidate.patient,
             "study_uid": candidate.series.study_uid,
             "series_uid": candidate.series.series_uid,
         }

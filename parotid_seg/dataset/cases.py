@@ -15,19 +15,20 @@ import numpy as np
 
 from parotid_seg.dataset.convert import canonical, check_sides, draw, unusual_volumes
 from parotid_seg.dataset.find_scans import MODALITY, SERIES, STRUCTURES, CandidateScan, NotUsed
-from parotid_seg.dataset.private import FOLDERS, LABELLED, UNLABELLED, DataSetCase, Private
+from parotid_seg.dataset.private import ABSENT, FOLDERS, LABELLED, UNLABELLED, DataSetCase, Private
 from parotid_seg.dataset.splits import TRAIN
-from parotid_seg.dataset.structures import Contoured
+from parotid_seg.dataset.structures import FRAME, Contoured
 from parotid_seg.dicom.read.series_volume import read_series
 from parotid_seg.errors import OutputError, ScanError
 from parotid_seg.files import make_folder_in
-from parotid_seg.flags import Flag
+from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.pipeline.apart import with_care
 from parotid_seg.runtime.report.flag_text import sentence
 from parotid_seg.scan.ct.hounsfield import check_hounsfield
 from parotid_seg.scan.ct.slice_order import misfits
 from parotid_seg.scan.label_set import DESCRIPTION
 from parotid_seg.scan.nifti import NiftiScan, read_nifti, write_volume
+from parotid_seg.wording import counted, some_of
 
 ENDING = ".nii.gz"
 FORMAT = 6
@@ -58,6 +59,14 @@ class Making:
     skip: Callable[[NotUsed], None]
     made: int = 0
 
+    def forget_lost(self) -> None:
+        """Record which cases of earlier runs have lost a file, so that they are made again or count as absent."""
+        lost = [case for case in self.private.cases.values() if case.kind != ABSENT and not self._has_files(case)]
+        for case in lost:
+            self.private.keep(DataSetCase(case.name, case.series, case.patient))
+        if lost:
+            self.say(f"files are missing of {counted(len(lost), 'case')} ({some_of(case.name for case in lost)})")
+
     def cases_of(self, candidates: Sequence[CandidateScan]) -> dict[CandidateScan, DataSetCase]:
         """The case of each scan; new ones are numbered in an order that reveals nothing about patients and folders.
 
@@ -66,7 +75,7 @@ class Making:
         names, cases = self._names_of(candidates), {}
         ordered = sorted(candidates, key=lambda each: hashlib.sha256(names[each].encode()).hexdigest())
         for each in ordered:
-            series, patient = self.private.pseudonym(names[each]), self.private.pseudonym(each.patient_id)
+            series, patient = self.private.pseudonym(names[each]), self.private.pseudonym(each.patient)
             known = self.private.known(series)
             try:
                 if known and known.patient != patient:
@@ -83,7 +92,7 @@ class Making:
         for each in candidates:
             alone = f"{each.series.series_uid} "  # as `_names` names a series that is one scan of one patient
             known = self.private.known(pseudonym(alone))
-            if known and known.patient == pseudonym(each.patient_id) and alone not in names.values():
+            if known and known.patient == pseudonym(each.patient) and alone not in names.values():
                 names[each] = alone
         return names
 
@@ -155,7 +164,8 @@ class Making:
         scan = _read(candidate)
         labels = canonical(mask, scan)
         check_sides(labels, self.labels, scan, path)
-        flags = (*_flags_of_scan(scan), *flags, *unusual_volumes(labels, self.labels, scan))
+        by_frame = (Flag(FlagCode.MATCHED_BY_FRAME),) if contoured.by == FRAME else ()
+        flags = (*_flags_of_scan(scan), *by_frame, *flags, *unusual_volumes(labels, self.labels, scan))
         case = self._without_files(case)
         write_volume(labels, scan, self._label_path(case))
         write_volume(scan.volume.voxels[0], scan, self._image_path(case, LABELLED))
@@ -186,8 +196,11 @@ class Making:
             self.private.keep(found)
 
     def _is_there(self, case: DataSetCase, kind: str, key: str) -> bool:
-        files = [self._image_path(case, kind), *([self._label_path(case)] if kind == LABELLED else [])]
-        return (case.kind, case.key) == (kind, key) and all(path.is_file() for path in files)
+        return (case.kind, case.key) == (kind, key) and self._has_files(case)
+
+    def _has_files(self, case: DataSetCase) -> bool:
+        files = [self._image_path(case, case.kind), *([self._label_path(case)] if case.kind == LABELLED else [])]
+        return all(path.is_file() for path in files)
 
     def _without_files(self, case: DataSetCase) -> DataSetCase:
         """Remove the files of a case, and dataset.json first: until the run has ended, nothing may be trained."""
@@ -217,7 +230,7 @@ def _names(candidates: Sequence[CandidateScan]) -> dict[CandidateScan, str]:
     by_uid: dict[str, dict[tuple[str, str], list[CandidateScan]]] = {}
     for each in candidates:
         owners = by_uid.setdefault(each.series.series_uid, {})
-        owners.setdefault((each.series.study_uid, each.patient_id), []).append(each)
+        owners.setdefault((each.series.study_uid, each.patient), []).append(each)
     return {
         each: f"{uid} {each.series.part}" if len(owners) == 1 else " ".join((uid, *owner, str(number)))
         for uid, owners in by_uid.items()

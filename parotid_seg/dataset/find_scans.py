@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from parotid_seg.dataset.dataset_options import DataSetOptions
 from parotid_seg.dataset.roi_names import RoiNames
 from parotid_seg.dataset.structures import (
+    FRAME,
     REJECTED,
     Contoured,
     StructureSet,
@@ -22,7 +23,7 @@ from parotid_seg.dataset.structures import (
     read_structures,
     series_of,
 )
-from parotid_seg.dicom.read.file import read_patient_id
+from parotid_seg.dicom.read.file import read_patient_id, series_in_header
 from parotid_seg.dicom.read.find import find_series
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import OptionError, ParotidSegError, ScanError
@@ -31,6 +32,7 @@ from parotid_seg.scan.codes import plain
 from parotid_seg.scan.nifti import is_nifti
 from parotid_seg.scan.search import Skipped, search
 from parotid_seg.tables import write_csv
+from parotid_seg.wording import counted
 
 FILE, SERIES, STRUCTURES, ROI = "file", "series", "structure set", "ROI"
 MODALITY = "CT"
@@ -86,13 +88,15 @@ class CandidateScan:
     """A scan that can become a case.
 
     Attributes:
-        patient_id: PatientID, or the study's UID if there is none, so that different patients are never merged.
+        patient_id: PatientID; empty if there is none.
+        patient: what identifies the patient, see `_with_patients`.
         contoured: the chosen structure set; None if there is no usable one.
     """
 
     series: Series
     patient_id: str
     contoured: Contoured | None
+    patient: str = ""
 
 
 def find_candidates(
@@ -128,7 +132,9 @@ def find_candidates(
     by_series: dict[Series, list[tuple[StructureSet, str]]] = {}
     for structures in sets:
         try:
-            drawn_on, by = series_of(structures, series)
+            drawn_on, by = series_of(structures, series, names)
+            if by == FRAME and structures.series_uids & _refused_series(left_out):
+                raise ScanError("drawn on a series that cannot be used", path=structures.path)
             by_series.setdefault(drawn_on, []).append((structures, by))
         except ScanError as error:
             skip(NotUsed.because(STRUCTURES, structures.path, error))
@@ -138,7 +144,27 @@ def find_candidates(
             candidates.append(_candidate(each, by_series.get(each, []), names, options, skip))
         except ScanError as error:
             skip(NotUsed.because(SERIES, each.folder, error))
-    return [each for each in candidates if each is not None]
+    return _with_patients([each for each in candidates if each is not None], say)
+
+
+def _with_patients(candidates: Sequence[CandidateScan], say: Callable[[str], None]) -> list[CandidateScan]:
+    """The scans with what identifies their patients: PatientID in lower case; where it is empty that of the study's
+    other scans, or the study's UID, so that different patients are never merged."""
+    of_study: dict[str, set[str]] = {}
+    for each in candidates:
+        of_study.setdefault(each.series.study_uid, set()).add(each.patient_id.casefold())
+    known = {study: ids - {""} for study, ids in of_study.items()}
+    if several := sum(len(ids) > 1 for ids in known.values()):
+        say(
+            f"note: {counted(several, 'study')} with scans of several PatientIDs, which count as several patients and "
+            "may be in several lists"
+        )
+    found = []
+    for each in candidates:
+        study = each.series.study_uid
+        only = next(iter(known[study])) if len(known[study]) == 1 else f"study {study}"
+        found.append(replace(each, patient=each.patient_id.casefold() or only))
+    return found
 
 
 def _files(places: Sequence[Path], ignore: Iterable[Path], skip: Skip) -> list[Path]:
@@ -190,6 +216,11 @@ def _series_and_drawn_on(
     return [*found.series, *drawn_on], found.left_out
 
 
+def _refused_series(left_out: Iterable[Skipped]) -> frozenset[str]:
+    """UIDs of the series of files that cannot be used."""
+    return frozenset(series_in_header(path) for each in left_out if each.refused for path in each.files) - {""}
+
+
 def _candidate(
     series: Series, sets: Sequence[tuple[StructureSet, str]], names: RoiNames, options: DataSetOptions, skip: Skip
 ) -> CandidateScan | None:
@@ -207,9 +238,7 @@ def _candidate(
             skip(NotUsed(STRUCTURES, structures.path, "its PatientID differs from that of its series", review=True))
         else:
             structure_sets.append((structures, by))
-    return CandidateScan(
-        series, patient_id or f"study {series.study_uid}", _contoured(series, structure_sets, names, options, skip)
-    )
+    return CandidateScan(series, patient_id, _contoured(series, structure_sets, names, options, skip))
 
 
 def _contoured(

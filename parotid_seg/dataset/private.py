@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from parotid_seg.dataset.splits import TEST, TRAIN, VALIDATION
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.files import locked, make_folder, remove_orphans
 from parotid_seg.flags import Flag
@@ -110,9 +111,18 @@ class Private:
         return next((case for case in self.cases.values() if case.series == series), None)
 
     def case_of(self, series: str, patient: str) -> DataSetCase:
-        """The case of a series, by pseudonyms; a new one gets the next number."""
+        """The case of a series, by pseudonyms; a new one gets the next number.
+
+        A patient whose ID is now another one stays in his or her list; of the lists of two who become one, the one that
+        is held out most strictly counts.
+        """
         if known := self.known(series):
             self.cases[known.name] = dataclasses.replace(known, patient=patient)
+            of_both = {self.lists.get(known.patient), self.lists.get(patient)}
+            if kept := next((each for each in (TEST, VALIDATION, TRAIN) if each in of_both), None):
+                self.lists[patient] = kept
+            if not any(case.patient == known.patient for case in self.cases.values()):
+                self.lists.pop(known.patient, None)
             return self.cases[known.name]
         number = 1 + max((int(name.rpartition("_")[2]) for name in self.cases), default=0)
         case = DataSetCase(f"case_{number:04d}", series, patient)

@@ -26,6 +26,8 @@ from parotid_seg.errors import ScanError
 from parotid_seg.files import open_input
 
 APPROVED, REJECTED = "APPROVED", "REJECTED"
+FRAME = "frame of reference"
+"""How a set was matched whose images are not among the files."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class ListedRoi:
         name: as in the file, with other readings of its bytes.
         shown: the name for messages and lists: on one line, and hidden if it contains the patient's name.
         contours: number of contours.
+        drawn_on_uids: images that they refer to.
         frame_of_reference_uid: of its contours.
         fault: why its contours cannot be separated from those of other structures; empty if they can.
         own: whether this package drew it.
@@ -46,6 +49,7 @@ class ListedRoi:
     name: Text
     shown: str
     contours: int
+    drawn_on_uids: frozenset[str]
     frame_of_reference_uid: str
     fault: str = ""
     own: bool = False
@@ -60,7 +64,6 @@ class StructureSet:
         approval: ApprovalStatus.
         made: date and time as sortable text; empty if there is none.
         patient_id: PatientID.
-        drawn_on_uids: images that its contours refer to.
         series_uids, instance_uids, frame_uids: series, images and frames of reference that the set or its contours
             refer to.
     """
@@ -72,7 +75,6 @@ class StructureSet:
     made: str
     rois: tuple[ListedRoi, ...]
     series_uids: frozenset[str]
-    drawn_on_uids: frozenset[str]
     instance_uids: frozenset[str]
     frame_uids: frozenset[str]
     patient_id: str = field(repr=False)
@@ -108,7 +110,6 @@ def read_structures(path: Path) -> StructureSet:
     with phi_safe(path, "RT structure set"):
         items = list(items_of(dataset))
         series = series_in(dataset)
-        drawn_on = _images_of(contour for each in items for contour in each.contours)
         rois = tuple(_roi(place, item, dataset) for place, item in enumerate(items))
         return StructureSet(
             path=path,
@@ -118,8 +119,7 @@ def read_structures(path: Path) -> StructureSet:
             made=_moment(dataset, "StructureSet") or _moment(dataset, "InstanceCreation"),
             rois=rois,
             series_uids=frozenset(str(each.SeriesInstanceUID) for each in series),
-            drawn_on_uids=drawn_on,
-            instance_uids=drawn_on | _images_of(series),
+            instance_uids=_images_of(series).union(*(roi.drawn_on_uids for roi in rois)),
             frame_uids=frozenset(frames_of(dataset) | {roi.frame_of_reference_uid for roi in rois}) - {""},
             patient_id=patient_id_of(dataset),
         )
@@ -132,17 +132,21 @@ def _images_of(items: Iterable[Dataset]) -> frozenset[str]:
     )
 
 
-def series_of(structures: StructureSet, series: Sequence[Series]) -> tuple[Series, str]:
-    """The series that a set was drawn on, and how it was identified: "images", "series" or "frame of reference".
+def series_of(structures: StructureSet, series: Sequence[Series], names: RoiNames) -> tuple[Series, str]:
+    """The series that a set was drawn on, and how it was identified: "images", "series" or `FRAME`.
+
+    The contours of the labels decide; those of other structures only if none of them refers to an image.
 
     Raises:
-        ScanError: if it is not among the given series, or several fit.
+        ScanError: if it is not among the given series, several fit, or labels are drawn on images of several series.
     """
+    of_labels = [roi for roi in structures.rois if names.meaning(roi.name.value, roi.name.readings).label]
     ways = (
-        ("images", _with_most(structures.drawn_on_uids, series)),
+        ("images", _drawn_on(of_labels, series, structures.path)),
+        ("images", _drawn_on(structures.rois, series)),
         ("images", _with_most(structures.instance_uids, series)),
         ("series", [each for each in series if each.series_uid in structures.series_uids]),
-        ("frame of reference", [each for each in series if each.frame_of_reference_uid in structures.frame_uids]),
+        (FRAME, [each for each in series if each.frame_of_reference_uid in structures.frame_uids]),
     )
     for way, candidates in ways:
         if len(candidates) == 1:
@@ -150,6 +154,22 @@ def series_of(structures: StructureSet, series: Sequence[Series]) -> tuple[Serie
         if candidates:
             raise ScanError(f"{len(candidates)} series fit its {way}, expected one", path=structures.path)
     raise ScanError("refers to a series that is not among the scans found", path=structures.path)
+
+
+def _drawn_on(rois: Iterable[ListedRoi], series: Sequence[Series], of_one: Path | None = None) -> list[Series]:
+    """The series with the most of the images that the contours of some structures refer to, see `_with_most`.
+
+    Args:
+        of_one: the file, if it is an error that the images are of several series.
+
+    Raises:
+        ScanError: if they are.
+    """
+    uids = frozenset[str]().union(*(roi.drawn_on_uids for roi in rois))
+    found = {each.series_uid for each in series if any(image.sop_instance_uid in uids for image in each.slices)}
+    if of_one and len(found) > 1:
+        raise ScanError(f"its labels are drawn on images of {len(found)} series, expected one", path=of_one)
+    return _with_most(uids, series)
 
 
 def _with_most(uids: frozenset[str], series: Sequence[Series]) -> list[Series]:
@@ -161,7 +181,8 @@ def _with_most(uids: frozenset[str], series: Sequence[Series]) -> list[Series]:
 def _roi(place: int, item: RoiItem, dataset: Dataset) -> ListedRoi:
     frame = str(item.roi.get("ReferencedFrameOfReferenceUID") or "")
     made_here = text_of(item.roi, "ROIGenerationDescription", dataset).value.startswith(MAKER)
-    return ListedRoi(place, item.name, item.shown, sum(map(_has_points, item.contours)), frame, item.fault, made_here)
+    contours = sum(map(_has_points, item.contours))
+    return ListedRoi(place, item.name, item.shown, contours, _images_of(item.contours), frame, item.fault, made_here)
 
 
 def _has_points(contour: Dataset) -> bool:
@@ -195,7 +216,7 @@ class Contoured:
     """The labels in a structure set.
 
     Attributes:
-        by: how it was matched to the series: "images", "series" or "frame of reference".
+        by: how it was matched to the series, see `series_of`.
         rois: for each label the contoured ROIs whose names mean it.
         unused: the other ROIs.
         near: whether the name of any ROI that was not drawn by this package mentions a gland.

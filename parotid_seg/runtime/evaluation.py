@@ -283,7 +283,9 @@ def masks_in(place: Path) -> dict[str, Path]:
         raise InputError(f"found {special_kind(place.stat().st_mode)}, expected a regular file or a folder", path=place)
     masks = by_case(path for path in sorted(place.iterdir()) if is_nifti(path) and path.name[0] != ".")
     if not masks:
-        raise InputError("no masks in this folder, expected files ending in .nii or .nii.gz", path=place)
+        others = [path.name for path in sorted(place.iterdir()) if path.name.lower().endswith((".nrrd", ".dcm"))]
+        found = f"; found {some_of(others, 1)}: only NIfTI masks are compared" if others else ""
+        raise InputError(f"no masks in this folder, expected files ending in .nii or .nii.gz{found}", path=place)
     return masks
 
 

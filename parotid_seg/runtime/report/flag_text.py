@@ -169,6 +169,11 @@ TEXTS: dict[FlagCode, FlagText] = {
         "{structure}: {value:.0f} of {detail} contours refer to another slice than the one they lie on; their "
         "position was used",
     ),
+    FlagCode.MATCHED_BY_FRAME: FlagText(
+        4,
+        "the images that the RTSTRUCT was drawn on are not there; this is the only scan in its frame of reference, but "
+        "may be another one of the patient",
+    ),
     FlagCode.CONTOURS_OVER_EDGE: FlagText(
         2, "{structure}: {value:.0f} of {detail} contours extend beyond the slices' edges and are clipped"
     ),
