@@ -223,14 +223,20 @@ def _considered(
 
 
 def _prepare(checkpoint: Checkpoint, verify: Path, options: ExportOptions, report: Report) -> _Source:
-    """Translate the model, segment the scans with the trained model, calibrate it, and count multiply-adds."""
+    """Translate the model, calibrate it, segment the scans with the trained model, and count multiply-adds."""
     seconds = Seconds()
     report("translating to ONNX")
     with seconds.of("translate"):
         model, contract = to_onnx(checkpoint, probabilities=options.probabilities)
+    net = checkpoint.network()
+    if options.calibrate is None:
+        report("not calibrated: there is no expected DSC for its masks, and no operating range, see --calibrate")
+    else:
+        with seconds.of("calibrate"):
+            calibrations, limits = calibrated_on(options.calibrate, net, contract, report)
+        contract = dataclasses.replace(contract, calibrations=calibrations, operating_range=limits)
     report(f"segmenting the scans of {verify} with the trained model")
     with seconds.of("trained model"):
-        net = checkpoint.network()
         parity = Parity(net, contract, verify, options.batch)
     report("DSC in the lines below is agreement of two masks, not accuracy: contours tell that (parotid-seg evaluate)")
     if names := parity.never_found():
@@ -238,12 +244,6 @@ def _prepare(checkpoint: Checkpoint, verify: Path, options: ExportOptions, repor
             f"warning: the trained model finds no {', '.join(names)} in the scans of {verify}, so equal masks prove "
             "nothing about it; name scans that show it in --verify"
         )
-    if options.calibrate is None:
-        report("not calibrated: there is no expected DSC for its masks, and no operating range, see --calibrate")
-    else:
-        with seconds.of("calibrate"):
-            calibrations, limits = calibrated_on(options.calibrate, net, contract, report)
-        contract = dataclasses.replace(contract, calibrations=calibrations, operating_range=limits)
     chunk = parity.usual_chunk()
     work = work_of(model.SerializeToString(), chunk)
     samples = len(chunk["neighbours"])
