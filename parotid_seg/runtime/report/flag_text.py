@@ -206,7 +206,7 @@ TEXTS: dict[FlagCode, FlagText] = {
 RANGE_WORDS = {
     "sharpness": "fine detail within tissue (blurred, noisy, or a sharp kernel?)",
     "soft tissue": "intensity of soft tissue (contrast agent?)",
-    "bone behind": "bone behind the glands, upper third minus lower third, divided by their sum (upside down?)",
+    "bone behind": "bone behind the glands, index from -1 to 1: more in the upper third is positive (upside down?)",
     "distance of sides mm": "distance of the glands in mm (a child, or not the glands?)",
     "turn mm": "offset of the glands from front to back in mm (a turned head?)",
     "difference of sides": "difference of the glands' intensity (one removed, or metal?)",
