@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LARGEST_BATCH = 1024
 """Largest batch size that is chosen automatically."""
 LEAST_GAIN = 1.1
@@ -48,7 +48,6 @@ class Candidate:
         precision: type it computes in.
         file: the model file or engine that it loads.
         make: loads the engine; raises ParotidSegError if that fails. Picklable, as `bench` calls it in other processes.
-        rewritten: whether its graph is another than the model file's, so that its masks are compared in any precision.
         check: called with the loaded engine; raises ParotidSegError, with the engine closed, if it does not run.
     """
 
@@ -57,7 +56,6 @@ class Candidate:
     precision: str
     file: Path
     make: Callable[[], Backend]
-    rewritten: bool = False
     check: Callable[[Backend], None] = lambda _: None
 
     def load(self, batch_size: int | None = None) -> Backend:
@@ -117,9 +115,10 @@ def choose(
     """Load the best of some candidates: by a stored choice, or by a benchmark.
 
     Args:
-        candidates: at least one; the first runs the model file itself on the reference engine.
+        candidates: at least one; the first runs the model file itself on the reference engine. Any other is chosen
+            only if its masks are within the tolerance of those of the first.
         precision: of the model file. A candidate of a lower one is chosen only if it is `LEAST_GAIN` times as fast as
-            the best of the others, and if its masks are within the tolerance; one with a rewritten graph if they are.
+            the best of the others.
         sizes: batch sizes to try.
         measure: makes the measurements, if there is no stored choice.
         place: file in which the choice is stored.
@@ -161,28 +160,20 @@ def _tried(
         except ParotidSegError as error:
             refused[candidate.name] = str(error)
     speeds = measure.speeds(loaded)
-    order = sorted(speeds, key=lambda name: -speeds[name])
     precisions = {candidate.name: candidate.precision for candidate in candidates}
-    lower = {name for name in order if BITS[precisions[name]] < BITS[precision]}
-    rewritten = {candidate.name for candidate in candidates if candidate.rewritten}
-
-    def passes(name: str) -> bool:
-        reason = measure.failure(loaded[first.name], loaded[name], precisions[name])
-        if reason:
-            refused[name] = reason
-        return not reason
-
-    best = next(name for name in order if name not in lower and (name not in rewritten or passes(name)))
+    lower = {name for name in speeds if BITS[precisions[name]] < BITS[precision]}
+    worth = {name: speed / (LEAST_GAIN if name in lower else 1) for name, speed in speeds.items()}
+    for best in sorted(worth, key=lambda name: -worth[name]):
+        if best == first.name:
+            break
+        reason = measure.failure(loaded[first.name], loaded[best], precisions[best])
+        if not reason:
+            break
+        refused[best] = reason
+    order = sorted(speeds, key=lambda name: -speeds[name])
     for name in order:
-        if name == best:
-            break
-        if name not in lower:
-            continue
-        if speeds[name] < LEAST_GAIN * speeds[best]:
+        if name in lower and name not in refused and speeds[name] > speeds[best]:
             refused[name] = f"less than {LEAST_GAIN - 1:.0%} faster in a lower precision"
-        elif passes(name):
-            best = name
-            break
     for name, backend in loaded.items():
         if name != best:
             backend.close()

@@ -40,6 +40,7 @@ class EngineBenchmark:
 
     def __init__(self, contract: Contract, clock: Callable[[], float] = time.perf_counter) -> None:
         self.contract, self._clock = contract, clock
+        self._expected: dict[Backend, Mask] = {}
 
     def speeds(self, backends: Mapping[str, Backend]) -> dict[str, float]:
         """Samples per second of each, in chunks of the usual batch size; of a smaller one if that does not fit into the
@@ -72,11 +73,13 @@ class EngineBenchmark:
 
     def failure(self, reference: Backend, other: Backend, precision: str) -> str:
         """Why another's masks differ from the reference's beyond the tolerance of its precision; empty if they do
-        not."""
+        not. The reference's are computed once."""
         try:
-            expected = self.example_mask(reference)
+            if reference not in self._expected:
+                self._expected[reference] = self.example_mask(reference)
         except InputError as error:
             return f"not to be checked ({error})"
+        expected = self._expected[reference]
         if not expected.any():
             return "not to be checked (nothing is found in the example scan)"
         apart = self.difference(expected, self.example_mask(other))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -114,10 +113,17 @@ def test_other_masks_rule_a_faster_engine_out_and_the_next_is_tried(choosing: Ca
     assert "\n" not in run.said[0]
 
 
-def test_masks_of_the_same_precision_are_not_compared(choosing: Callable[..., Choosing]) -> None:
-    run = choosing((30, 1, 60, 1))
-    assert run().name == "ov"
-    assert not run.measured.compared
+def test_masks_of_the_same_precision_are_compared_too(choosing: Callable[..., Choosing]) -> None:
+    run = choosing((30, 1, 60, 1), {"ov": "other masks"})
+    assert run().name == "ort"
+    assert run.measured.compared == [("ort", "ov", "fp32")]
+    assert "ov not taken: other masks" in run.said[0]
+
+
+def test_masks_are_compared_of_those_only_that_would_be_taken(choosing: Callable[..., Choosing]) -> None:
+    run = choosing((30, 1, 60, 70))
+    assert run().name == "ov bf16"
+    assert run.measured.compared == [("ort", "ov bf16", "bf16")]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +138,7 @@ def test_masks_of_the_same_precision_are_not_compared(choosing: Callable[..., Ch
         ((30, 29, 10, 10), {}, "ort"),
     ],
 )
-def test_masks_of_a_rewritten_graph_are_compared_in_any_precision(
+def test_a_graph_is_taken_only_if_its_masks_are_the_same(
     choosing: Callable[..., Choosing],
     speeds: tuple[int, int, int, int],
     failures: dict[str, str],
@@ -140,7 +146,6 @@ def test_masks_of_a_rewritten_graph_are_compared_in_any_precision(
 ) -> None:
     precisions = [("ort", "fp32"), ("fused", "fp32"), ("half", "fp16"), ("half fused", "fp16")]
     run = choosing(speeds, failures, precisions=precisions)
-    run.candidates[1:] = [dataclasses.replace(each, rewritten=True) for each in run.candidates[1:]]
     assert run().name == expected
     told = re.search(r"; ([^;]*) not taken: other masks", run.said[0])
     assert set(failures) == set(told[1].split(", ") if told else ())
@@ -268,7 +273,7 @@ def test_a_kept_choice_of_wrong_types_or_sizes_is_none(tmp_path: Path, changes: 
         "samples_per_s": {"a": 1.5},
         "refused": {},
         "measured": "d",
-        "schema_version": 2,
+        "schema_version": 3,
     }
     place = tmp_path / "choice.json"
     place.write_text(json.dumps(good))

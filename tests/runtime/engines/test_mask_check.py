@@ -13,8 +13,6 @@ from parotid_seg.scan.chunks import Inputs
 
 pytestmark = pytest.mark.slow
 
-pytestmark = pytest.mark.slow
-
 CONTRACT = read_model(DEFAULT_MODEL)[1]
 
 
@@ -30,6 +28,7 @@ def test_masks_are_compared_on_the_example_scan() -> None:
     trial, reference = EngineBenchmark(CONTRACT), OnnxRuntimeBackend(DEFAULT_MODEL)
     assert trial.failure(reference, OnnxRuntimeBackend(DEFAULT_MODEL, threads=1), "fp32") == ""
     assert trial.failure(reference, Backwards(DEFAULT_MODEL), "int8").startswith("other masks of the example scan: ")
+    assert len(trial._expected) == 1, "those of the reference are computed once"
 
 
 @pytest.mark.usefixtures("short_example")

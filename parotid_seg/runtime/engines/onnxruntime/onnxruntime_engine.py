@@ -77,7 +77,7 @@ def _files(request: Request, title: str) -> list[Candidate]:
 def _of_graph(request: Request, graph: GpuGraph, name: str) -> Candidate:
     """A graph that is made when it is first loaded."""
     load_it = partial(_load_made, graph, request.gpu, request.output)
-    return Candidate(name, "onnxruntime", graph.precision, graph.path, load_it, rewritten=True)
+    return Candidate(name, "onnxruntime", graph.precision, graph.path, load_it)
 
 
 def variant(model: Path, contract: Contract, precision: str, say: Say) -> Path | None:
