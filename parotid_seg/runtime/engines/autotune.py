@@ -13,6 +13,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -125,7 +126,7 @@ def choose(
         say: called with the choice and its reason, in one line.
 
     Raises:
-        ParotidSegError: if the first candidate, or the one of a stored choice, cannot be loaded.
+        ParotidSegError: if the first candidate cannot be loaded or compute, or the one of a stored choice be loaded.
     """
     by_name = {candidate.name: candidate for candidate in candidates}
     stored = _stored_choice(place, by_name)
@@ -159,16 +160,24 @@ def _tried(
             loaded[candidate.name] = candidate.load()
         except ParotidSegError as error:
             refused[candidate.name] = str(error)
-    speeds = measure.speeds(loaded)
+    failed: dict[str, ParotidSegError] = {}
+    speeds = measure.speeds(loaded, failed)
+    if first.name in failed:  # no masks to compare those of the others with
+        raise failed[first.name]
+    refused |= {name: str(error) for name, error in failed.items()}
     precisions = {candidate.name: candidate.precision for candidate in candidates}
     lower = {name for name in speeds if BITS[precisions[name]] < BITS[precision]}
     worth = {name: speed / (LEAST_GAIN if name in lower else 1) for name, speed in speeds.items()}
     for best in sorted(worth, key=lambda name: -worth[name]):
-        if best == first.name:
-            break
-        reason = measure.failure(loaded[first.name], loaded[best], precisions[best])
-        if not reason:
-            break
+        reason = "" if best == first.name else measure.failure(loaded[first.name], loaded[best], precisions[best])
+        try:
+            if not reason:
+                batch_size = measure.batch_size(loaded[best], sizes)
+                break
+        except ParotidSegError as error:
+            if best == first.name:
+                raise
+            reason = str(error)
         refused[best] = reason
     order = sorted(speeds, key=lambda name: -speeds[name])
     for name in order:
@@ -176,11 +185,11 @@ def _tried(
             refused[name] = f"less than {LEAST_GAIN - 1:.0%} faster in a lower precision"
     for name, backend in loaded.items():
         if name != best:
-            backend.close()
-    chosen = loaded[best]
-    chosen.batch_size = measure.batch_size(chosen, sizes)
+            with suppress(ParotidSegError):  # of a lost GPU nothing can be freed
+                backend.close()
+    loaded[best].batch_size = batch_size
     rounded = {name: round(speeds[name], 2) for name in order}
-    return Choice(best, chosen.batch_size, rounded, refused, datetime.now(UTC).date().isoformat()), chosen
+    return Choice(best, batch_size, rounded, refused, datetime.now(UTC).date().isoformat()), loaded[best]
 
 
 def _stored_choice(place: Path, names: Mapping[str, object]) -> Choice | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from parotid_seg.contract import Contract
-from parotid_seg.errors import DeviceMemoryError, InputError
+from parotid_seg.errors import DeviceMemoryError, InputError, ParotidSegError
 from parotid_seg.models import example_folder
 from parotid_seg.runtime.engines.base import USUAL_BATCH, Backend, Output, Pending
 from parotid_seg.runtime.tolerance import GATES, MaskDifference, difference
@@ -42,21 +42,26 @@ class EngineBenchmark:
         self.contract, self._clock = contract, clock
         self._expected: dict[Backend, Mask] = {}
 
-    def speeds(self, backends: Mapping[str, Backend]) -> dict[str, float]:
+    def speeds(self, backends: Mapping[str, Backend], failed: dict[str, ParotidSegError]) -> dict[str, float]:
         """Samples per second of each, in chunks of the usual batch size; of a smaller one if that does not fit into the
-        memory or the shapes of an engine."""
+        memory or the shapes of an engine. One that cannot compute has none, and `failed` gets its error."""
         size = USUAL_BATCH
-        while not all(self._runs(backend, size) for backend in backends.values()) and size > 1:
+        while not self._all_run(backends, size, failed) and size > 1:
             size //= 2
             for backend in backends.values():
                 backend.batch_size = min(backend.batch_size, size)
         chunk = usual_chunk(self.contract, size)
-        return self._timed({name: (backend, chunk) for name, backend in backends.items()})
+        runs = {name: (backend, chunk) for name, backend in backends.items() if name not in failed}
+        return self._timed(runs, failed)
 
     def batch_size(self, backend: Backend, sizes: Sequence[int]) -> int:
         """The smallest of those of some batch sizes that are about as fast as the fastest, as smaller chunks may be
         padded to it; the backend's own unless that gains `BATCH_GAIN`. Sizes that are too large for its memory or its
-        shapes are left out."""
+        shapes are left out.
+
+        Raises:
+            ParotidSegError: if it cannot compute.
+        """
         runs = {}
         for size in sorted({backend.batch_size, *sizes}):
             if not self._runs(backend, size):
@@ -65,15 +70,22 @@ class EngineBenchmark:
         if not runs:
             return 1
         usual = min(backend.batch_size, max(map(int, runs)))
-        speeds = self._timed(runs)
+        failed: dict[str, ParotidSegError] = {}
+        speeds = self._timed(runs, failed)
+        if failed:
+            raise next(iter(failed.values()))
         fastest = max(speeds.values())
         if fastest < BATCH_GAIN * speeds[str(usual)]:
             return usual
         return min(int(size) for size, speed in speeds.items() if BATCH_GAIN * speed > fastest)
 
     def failure(self, reference: Backend, other: Backend, precision: str) -> str:
-        """Why another's masks differ from the reference's beyond the tolerance of its precision; empty if they do
-        not. The reference's are computed once."""
+        """Why another's masks cannot be computed, or differ from the reference's beyond the tolerance of its
+        precision; empty if they do not. The reference's are computed once.
+
+        Raises:
+            ParotidSegError: if the reference cannot compute its masks.
+        """
         try:
             if reference not in self._expected:
                 self._expected[reference] = self.example_mask(reference)
@@ -82,7 +94,10 @@ class EngineBenchmark:
         expected = self._expected[reference]
         if not expected.any():
             return "not to be checked (nothing is found in the example scan)"
-        apart = self.difference(expected, self.example_mask(other))
+        try:
+            apart = self.difference(expected, self.example_mask(other))
+        except ParotidSegError as error:
+            return str(error)
         return "" if GATES[precision].admits(apart) else f"other masks of the example scan: {apart}"
 
     def example_mask(self, backend: Backend) -> Mask:
@@ -103,6 +118,16 @@ class EngineBenchmark:
             raise InputError("the example scan is a CT")
         return read_nifti(next((example_folder() / "imagesTr").glob("*.nii.gz"))).volume
 
+    def _all_run(self, backends: Mapping[str, Backend], size: int, failed: dict[str, ParotidSegError]) -> bool:
+        """Whether all that do not fail compute chunks of this size; `failed` gets the errors of the others."""
+        fits = True
+        for name in (each for each in backends if each not in failed):
+            try:
+                fits = self._runs(backends[name], size) and fits
+            except ParotidSegError as error:
+                failed[name] = error
+        return fits
+
     def _runs(self, backend: Backend, size: int) -> bool:
         """Whether an engine computes chunks of this size; afterwards it is ready to be timed with them."""
         if backend.largest_batch is not None and size > backend.largest_batch:
@@ -115,20 +140,32 @@ class EngineBenchmark:
             return False
         return True
 
-    def _timed(self, runs: Mapping[str, tuple[Backend, Inputs]]) -> dict[str, float]:
+    def _timed(
+        self, runs: Mapping[str, tuple[Backend, Inputs]], failed: dict[str, ParotidSegError]
+    ) -> dict[str, float]:
         """Samples per second, measured in turns, because a shared machine's speed drifts; the first round is a
-        warm-up."""
+        warm-up. What cannot compute is left out, and `failed` gets its error."""
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         begun = self._clock()
         for number in range(MOST_ROUNDS + 1):
             for name, (backend, chunk) in runs.items():
+                if name in failed:
+                    continue
                 started = self._clock()
-                _run(backend, chunk)
+                try:
+                    _run(backend, chunk)
+                except ParotidSegError as error:
+                    failed[name] = error
+                    continue
                 if number:
                     seconds[name].append((self._clock() - started) / backend.queue_depth)
             if number >= LEAST_ROUNDS and self._clock() - begun > BUDGET_S:
                 break
-        return {name: len(runs[name][1]["neighbours"]) / statistics.median(found) for name, found in seconds.items()}
+        return {
+            name: len(runs[name][1]["neighbours"]) / statistics.median(found)
+            for name, found in seconds.items()
+            if name not in failed
+        }
 
 
 def _run(backend: Backend, chunk: Inputs) -> None:

@@ -9,7 +9,9 @@ import logging
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -17,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from parotid_seg.errors import InputError, ModelError, first_line
+from parotid_seg.errors import InputError, ModelError, ParotidSegError, first_line
 from parotid_seg.runtime.engines.autotune import Candidate, cache_folder
 from parotid_seg.runtime.engines.base import (
     INPUTS,
@@ -106,17 +108,16 @@ class OpenVinoBackend(Backend):
         """Submit a chunk. It is computed in the background."""
         chunk, size = pad_to_bucket(inputs)
         self._note(tuple(chunk[name].shape for name in INPUTS))
-        request = self._free.popleft() if self._free else self._compiled.create_infer_request()
-        request.start_async(dict(chunk), share_inputs=True)
+        with _plain_errors():
+            request = self._free.popleft() if self._free else self._compiled.create_infer_request()
+            request.start_async(dict(chunk), share_inputs=True)
         return _Started(self, self._compiled, request, chunk, size)
 
     def finished(self, started: _Started) -> Output:
         """Wait for a chunk's output. Its request is reused, unless the model has been reloaded since."""
-        try:
+        with _plain_errors():
             started.request.wait()
-        except RuntimeError as error:
-            raise ModelError(f"OpenVINO {version()} cannot run the model ({first_line(error)})") from error
-        output = started.size.of(started.request.get_tensor(self._output).data)
+            output = started.size.of(started.request.get_tensor(self._output).data)
         if started.compiled is self._compiled:
             self._free.append(started.request)
         return output
@@ -126,7 +127,8 @@ class OpenVinoBackend(Backend):
         begun = time.perf_counter()
         started = self.start(inputs)
         handed_in = time.perf_counter()
-        started.request.wait()
+        with _plain_errors():
+            started.request.wait()
         computed = time.perf_counter()
         output = started.result()
         return output, Times(handed_in - begun, computed - handed_in, time.perf_counter() - computed)
@@ -217,7 +219,7 @@ def candidates(request: Request) -> list[Candidate]:
         return []
     try:
         precisions = ("fp32", "bf16") if computes_bf16() else ("fp32",)
-    except InputError as error:
+    except ParotidSegError as error:
         request.say(f"OpenVINO is not used: {error}")
         return []
     return [
@@ -263,13 +265,24 @@ def cpu_core() -> Any:
 
     Raises:
         InputError: if OpenVINO is not installed.
+        ModelError: if its CPU device does not load.
     """
-    core = import_openvino().Core()
-    with ThreadPoolExecutor(1) as thread:
+    module = import_openvino()
+    with _plain_errors("has no CPU device here"), ThreadPoolExecutor(1) as thread:
+        core = module.Core()
         thread.submit(core.get_property, "CPU", "FULL_DEVICE_NAME").result()
     return core
 
 
+@contextmanager
+def _plain_errors(failure: str = "cannot run the model") -> Iterator[None]:
+    """Raise OpenVINO's errors within the block as ModelErrors, with what failed and the reason."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ModelError(f"OpenVINO {version()} {failure} ({first_line(error)})") from error
+
+
 def computes_bf16() -> bool:
-    """Whether OpenVINO computes in BF16 on this CPU. Raises InputError if OpenVINO is not installed."""
+    """Whether OpenVINO computes in BF16 on this CPU. Raises as `cpu_core`."""
     return "BF16" in cpu_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -29,13 +29,18 @@ class Measured:
     def __init__(self, speeds: dict[str, int], failures: dict[str, str] | None = None, batch_size: int = 16) -> None:
         self.known, self.failures, self.best_size = speeds, failures or {}, batch_size
         self.timed = 0
+        self.not_timed: dict[str, str] = {}
+        self.no_batch: dict[str, str] = {}
         self.compared: list[tuple[str, str, str]] = []
 
-    def speeds(self, backends: dict[str, Engine]) -> dict[str, int]:
+    def speeds(self, backends: dict[str, Engine], failed: dict[str, ParotidSegError]) -> dict[str, int]:
         self.timed += 1
-        return {name: self.known[name] for name in backends}
+        failed |= {name: ModelError(reason) for name, reason in self.not_timed.items()}
+        return {name: self.known[name] for name in backends if name not in failed}
 
     def batch_size(self, backend: Engine, sizes: tuple[int, int, int]) -> int:
+        if backend.name in self.no_batch:
+            raise ModelError(self.no_batch[backend.name])
         return self.best_size
 
     def failure(self, reference: Engine, other: Engine, precision: str) -> str:
@@ -208,9 +213,9 @@ def test_of_two_that_measure_at_once_both_take_what_was_kept_first(choosing: Cal
     run, other = choosing((30, 1, 60, 1)), choosing((99, 1, 1, 1))
     measure = run.measured.speeds
 
-    def meanwhile(backends: dict[str, Engine]) -> dict[str, int]:
+    def meanwhile(*asked: Any) -> dict[str, int]:
         other()
-        return measure(backends)
+        return measure(*asked)
 
     run.measured.speeds = meanwhile
     assert run().name == "ort"
@@ -227,6 +232,21 @@ def test_an_engine_that_does_not_load_is_told_but_the_reference_must(choosing: C
     run.broken = {"ort": "the model is damaged"}
     with pytest.raises(ModelError, match="damaged"):
         run()
+
+
+def test_an_engine_that_cannot_compute_is_told_but_the_reference_must(choosing: Callable[..., Choosing]) -> None:
+    run = choosing((30, 1, 60, 70))
+    run.measured.not_timed, run.measured.no_batch = {"ov bf16": "no primitive"}, {"ov": "no room"}
+    chosen = run()
+    assert chosen.name == "ort"
+    assert "ov bf16 not taken: no primitive; ov not taken: no room" in run.said[0]
+    assert [engine for engine in run.loaded if not engine.closed] == [chosen]
+    for failures in ("not_timed", "no_batch"):
+        run = choosing((30, 1, 20, 20))
+        run.place.unlink(missing_ok=True)
+        setattr(run.measured, failures, {"ort": "the graph is damaged"})
+        with pytest.raises(ModelError, match="the graph is damaged"):
+            run()
 
 
 def test_the_place_depends_on_every_fact(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

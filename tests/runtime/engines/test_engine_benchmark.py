@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
+from parotid_seg.errors import ModelError, ParotidSegError
 from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.engines.base import Done
 from parotid_seg.runtime.engines.engine_benchmark import BUDGET_S, MOST_ROUNDS, EngineBenchmark, usual_chunk
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
+from parotid_seg.scan.chunks import Inputs
 from tests.runtime.engines.pretended import Clock, Engine
 
 CONTRACT = read_model(DEFAULT_MODEL)[1]
@@ -22,7 +25,7 @@ def test_speeds_are_medians_after_a_first_round(monkeypatch: pytest.MonkeyPatch)
         "steady": Engine("steady", clock, lambda looks: looks / 64),
         "slow at first": Engine("slow", clock, lambda looks: next(slow_first)),
     }
-    speeds = EngineBenchmark(CONTRACT, clock).speeds(engines)
+    speeds = EngineBenchmark(CONTRACT, clock).speeds(engines, {})
     assert speeds == pytest.approx({"steady": 64.0, "slow at first": 16 / 0.3})
     assert [engine.runs for engine in engines.values()] == [4, 4], "the budget was gone after the least rounds"
 
@@ -30,10 +33,10 @@ def test_speeds_are_medians_after_a_first_round(monkeypatch: pytest.MonkeyPatch)
 def test_a_trial_ends_by_its_budget_or_its_rounds() -> None:
     clock = Clock()
     quick = Engine("quick", clock, lambda looks: 1e-4)
-    EngineBenchmark(CONTRACT, clock).speeds({"quick": quick})
+    EngineBenchmark(CONTRACT, clock).speeds({"quick": quick}, {})
     assert quick.runs == MOST_ROUNDS + 2
     clock.now, medium = 0.0, Engine("medium", clock, lambda looks: 0.9)
-    EngineBenchmark(CONTRACT, clock).speeds({"medium": medium})
+    EngineBenchmark(CONTRACT, clock).speeds({"medium": medium}, {})
     assert clock.now == pytest.approx(0.9 + BUDGET_S, abs=0.9)
 
 
@@ -41,7 +44,7 @@ def test_an_engine_that_works_ahead_is_timed_with_its_chunks_in_flight() -> None
     clock = Clock()
     engine = Engine("ahead", clock, lambda looks: 1.0)
     engine.queue_depth = 2
-    assert EngineBenchmark(CONTRACT, clock).speeds({"ahead": engine})["ahead"] == pytest.approx(16.0)
+    assert EngineBenchmark(CONTRACT, clock).speeds({"ahead": engine}, {})["ahead"] == pytest.approx(16.0)
     assert engine.runs == 8
 
 
@@ -77,8 +80,31 @@ def test_speeds_are_of_smaller_chunks_where_the_usual_ones_do_not_fit() -> None:
     clock = Clock()
     engines = {"one": Engine("one", clock, lambda looks: looks / 10), "small": Engine("two", clock, memory=5)}
     engines["small"].seconds = lambda looks: looks / 20
-    speeds = EngineBenchmark(CONTRACT, clock).speeds(engines)
+    speeds = EngineBenchmark(CONTRACT, clock).speeds(engines, {})
     assert speeds == pytest.approx({"one": 10.0, "small": 20.0})
+
+
+class Failing(Engine):
+    """One that fails once it has run so often."""
+
+    def __init__(self, clock: Clock, after: int) -> None:
+        super().__init__("failing", clock)
+        self.after = after
+
+    def start(self, inputs: Inputs) -> Done:
+        if self.runs == self.after:
+            raise ModelError("no more")
+        return super().start(inputs)
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_an_engine_that_cannot_compute_is_left_out_and_the_others_are_timed(after: int) -> None:
+    clock, failed = Clock(), dict[str, ParotidSegError]()
+    engines = {"failing": Failing(clock, after), "steady": Engine("steady", clock, lambda looks: looks / 64)}
+    assert EngineBenchmark(CONTRACT, clock).speeds(engines, failed) == {"steady": pytest.approx(64.0)}
+    assert str(failed["failing"]) == "no more"
+    with pytest.raises(ModelError, match="no more"):
+        EngineBenchmark(CONTRACT, clock).batch_size(Failing(clock, after), (8, 16))
 
 
 @pytest.mark.parametrize("samples", [1, 40, 50, 96, 100, 150])

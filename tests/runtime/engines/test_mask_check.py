@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, ModelError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import Done
 from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
@@ -23,11 +23,21 @@ class Backwards(OnnxRuntimeBackend):
         return Done(np.array([0, 2, 1], np.uint8)[super().start(inputs).result()])
 
 
+class Broken(OnnxRuntimeBackend):
+    """One that loads and cannot compute."""
+
+    def start(self, inputs: Inputs) -> Done:
+        raise ModelError("cannot run it")
+
+
 @pytest.mark.usefixtures("short_example")
 def test_masks_are_compared_on_the_example_scan() -> None:
     trial, reference = EngineBenchmark(CONTRACT), OnnxRuntimeBackend(DEFAULT_MODEL)
     assert trial.failure(reference, OnnxRuntimeBackend(DEFAULT_MODEL, threads=1), "fp32") == ""
     assert trial.failure(reference, Backwards(DEFAULT_MODEL), "int8").startswith("other masks of the example scan: ")
+    with pytest.raises(ModelError, match="cannot run it"):
+        trial.failure(Broken(DEFAULT_MODEL), reference, "fp32")
+    assert trial.failure(reference, Broken(DEFAULT_MODEL), "fp32") == "cannot run it"
     assert len(trial._expected) == 1, "those of the reference are computed once"
 
 

@@ -188,6 +188,30 @@ def test_another_type_than_asked_for_is_an_error(monkeypatch: pytest.MonkeyPatch
 
 
 @needs_openvino
+@pytest.mark.usefixtures("store")
+def test_its_errors_are_one_line_whenever_it_raises_them(
+    scan: tuple[Volume, Windows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("could not create a primitive\nat src/node.cpp:7")
+
+    backend, said = (
+        OpenVinoBackend(DEFAULT_MODEL),
+        r"^OpenVINO 20\S* cannot run the model \(could not create a primitive\)$",
+    )
+    inputs = next(chunks(*scan, backend.contract.grid, 1)).inputs
+    for name in ("start_async", "wait"):
+        with monkeypatch.context() as patched:
+            patched.setattr(import_openvino().InferRequest, name, fail)
+            for compute in (backend.timed, lambda chunk: backend.start(chunk).result()):
+                with pytest.raises(ModelError, match=said):
+                    compute(inputs)
+    monkeypatch.setattr(import_openvino().Core, "get_property", fail)
+    with pytest.raises(ModelError, match=r"has no CPU device here \(could not create a primitive\)$"):
+        computes_bf16()
+
+
+@needs_openvino
 def test_chunks_handed_in_ahead_come_back_in_their_places(
     reference: OnnxRuntimeBackend, scan: tuple[Volume, Windows]
 ) -> None:
