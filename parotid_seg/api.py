@@ -10,6 +10,7 @@ result.mask, result.volumes_ml, result.flags
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -30,6 +31,8 @@ from parotid_seg.runtime.segmentation.segmentation_options import Search, Segmen
 from parotid_seg.scan.nifti import joined_channels, scan_of_image
 from parotid_seg.scan.volume import Volume
 
+log = logging.getLogger(__name__)
+
 IN_MEMORY = Path("scan")
 """The name of a scan without a file, in errors."""
 LARGEST_INT = int(np.iinfo(np.int32).max)
@@ -40,6 +43,8 @@ SUPERIOR_POSTERIOR_LEFT = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], 
 
 class Segmenter:
     """A loaded model that segments any number of scans.
+
+    Another engine than the one named, and the building of one, is logged as a warning.
 
     Args:
         model: model file; None or "packaged" is the CT model of this package.
@@ -74,7 +79,7 @@ class Segmenter:
             raise OptionError(f"batch_size: found {batch_size!r}, expected a whole number of at least 1, or None")
         tta = tta or flips
         options = SegmentationOptions(clean_up=clean_up, tta=tta, search=search)
-        file = runnable(model_file(model), backend)
+        file = runnable(model_file(model), backend, report=log.warning)
         output = output_for(file, tta)
         self._backend = load_backend(file, backend, device, output=output, allow_unverified=allow_unverified)
         self.contract = self._backend.contract

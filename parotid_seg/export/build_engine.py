@@ -1,4 +1,4 @@
-"""Builds a TensorRT or TensorRT-RTX engine with its sidecar from a model file, and rebuilds engines that do not fit."""
+"""Builds a TensorRT or TensorRT-RTX engine with its sidecar from a model file, and finds the engine to run here."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from parotid_seg.runtime.engines.engine_file import (
 )
 from parotid_seg.runtime.engines.gpu import Gpu, find_gpu
 from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.engines.tensorrt.cuda_context import import_pycuda
 from parotid_seg.runtime.engines.tensorrt.library import (
     LIBRARIES,
     Library,
@@ -60,7 +61,7 @@ def build_engine(
     The engine computes in the types of the ONNX graph (strongly typed) and keeps the names of its layers.
 
     Args:
-        onnx_path: a parotid-seg model file. If it lies beside `out`, the engine can be rebuilt where it does not fit.
+        onnx_path: a parotid-seg model file. If it lies beside `out`, another can be built where this one does not fit.
         out: the engine file to make; the sidecar is `out` with .json added.
         library: "tensorrt", which needs the GPU that will run it, or "tensorrt-rtx", which needs none.
         profile: batch sizes, see `engine_shapes.input_shapes`.
@@ -138,12 +139,13 @@ def ready_to_build(library: str, options: EngineOptions, timing_cache: Path | No
 
 
 def usable_engine(engine: Path, *, report: Report = lambda _: None, progress: Progress | None = None) -> Path:
-    """An engine that can be used here: the requested one, rebuilt from its ONNX file if it does not fit.
+    """An engine that can be used here: the requested one; if that is for another GPU or version of its library, one
+    that is built from its ONNX file into the user's cache. The requested file is never changed.
 
     Raises:
-        InputError: if its library is not installed.
-        ModelError: if it does not fit and cannot be rebuilt, with both reasons.
-        OutputError: if it cannot be written.
+        InputError: if its library or PyCUDA is not installed.
+        ModelError: if it was damaged or replaced, or does not fit and none can be built; with the reasons.
+        OutputError: if one cannot be written.
     """
     sidecar = read_sidecar(engine)
     trt = import_library(sidecar.library)
@@ -152,17 +154,12 @@ def usable_engine(engine: Path, *, report: Report = lambda _: None, progress: Pr
         return engine
     if verdict.rebuild_from is None or verdict.options is None:
         raise verdict.refusal(engine)
-    report(f"{engine}: built again: {'; '.join(verdict.reasons)}")
-    build_engine(
-        verdict.rebuild_from,
-        engine,
-        library=sidecar.library,
-        profile=sidecar.batch,
-        options=verdict.options,
-        report=report,
-        progress=progress,
+    import_pycuda(sidecar.library)
+    report(
+        f"{engine}: not used here: {'; '.join(verdict.reasons)}; instead one from the cache, built from "
+        f"{sidecar.onnx_name}, whose masks were not compared"
     )
-    return engine
+    return _cached(verdict.rebuild_from, sidecar.library, sidecar.batch, verdict.options, report, progress)
 
 
 def runnable(model: Path, backend: str, *, report: Report = lambda _: None, progress: Progress | None = None) -> Path:
@@ -177,7 +174,7 @@ def runnable(model: Path, backend: str, *, report: Report = lambda _: None, prog
         report, progress: see `build_engine`.
 
     Raises:
-        InputError: if there is no GPU, the library is missing, or an engine file is another library's.
+        InputError: if there is no GPU, the library or PyCUDA is missing, or an engine file is another library's.
         DeviceError: if the library makes no engines for the GPU.
         ModelError: if the file is not a parotid-seg model, or no engine can be built from it here.
         OutputError: if an engine cannot be written.
@@ -198,25 +195,43 @@ def _engine_of(model: Path, library: str, report: Report, progress: Progress | N
     if gpu is None:
         raise InputError(f"{described.title}: no NVIDIA GPU found to run {model} on")
     trt = import_library(library)
-    version, capabilities = trt.__version__, known_capabilities(trt)
-    if reason := unsupported(library, gpu, capabilities):
-        raise DeviceError(f"{described.title} {version} makes no engines for this GPU: {reason}")
-    onnx_sha256 = hashlib.sha256(read_model(model)[0]).hexdigest()
+    if reason := unsupported(library, gpu, known_capabilities(trt)):
+        raise DeviceError(f"{described.title} {trt.__version__} makes no engines for this GPU: {reason}")
+    import_pycuda(library)  # before minutes of building: without it none runs
     beside = model.with_suffix(".engine")
-    if _built_from(beside, library, onnx_sha256, report):
+    if _built_from(beside, library, _model_hash(model), report):
         return usable_engine(beside, report=report, progress=progress)
+    return _cached(model, library, ENGINE_BATCH, EngineOptions(), report, progress)
+
+
+def _cached(
+    model: Path,
+    library: str,
+    profile: BatchProfile,
+    options: EngineOptions,
+    report: Report,
+    progress: Progress | None,
+) -> Path:
+    """The engine of a model file for this machine's GPU in the user's cache; built if there is none."""
+    trt, gpu, onnx_sha256 = import_library(library), find_gpu(), _model_hash(model)
+    assert gpu is not None
     on = re.sub("[^a-z0-9]+", "-", gpu.name.lower()).strip("-")
-    sizes = f"{ENGINE_BATCH.min}-{ENGINE_BATCH.opt}-{ENGINE_BATCH.max}"
-    cached = cache_folder() / "engines" / f"{model.stem}-{onnx_sha256[:16]}-{library}-{version}-{on}-{sizes}.engine"
-    sidecar = _built_from(cached, library, onnx_sha256, report)
-    if sidecar:
-        reasons = check_engine(cached, sidecar, version, gpu, capabilities)
+    facts = [model.stem, onnx_sha256[:16], library, trt.__version__, on, f"{profile.min}-{profile.opt}-{profile.max}"]
+    if options.for_library(library) != EngineOptions().for_library(library):
+        facts.append(hashlib.sha256(repr(options).encode()).hexdigest()[:8])
+    cached = cache_folder() / "engines" / f"{'-'.join(facts)}.engine"
+    if sidecar := _built_from(cached, library, onnx_sha256, report):
+        reasons = check_engine(cached, sidecar, trt.__version__, gpu, known_capabilities(trt))
         if not reasons:
             return cached
         report(f"{cached}: built again: {'; '.join(reasons)}")
-    profile, options = ENGINE_BATCH, EngineOptions()
     build_engine(model, cached, library=library, profile=profile, options=options, report=report, progress=progress)
     return cached
+
+
+def _model_hash(model: Path) -> str:
+    """The hash of a parotid-seg model file. Raises ModelError if it is none."""
+    return hashlib.sha256(read_model(model)[0]).hexdigest()
 
 
 def _built_from(engine: Path, library: str, onnx_sha256: str, report: Report) -> Sidecar | None:

@@ -283,6 +283,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     tensorrt = dataclasses.replace(trt_library.LIBRARIES["tensorrt"], module="tensorrt_rtx")
     monkeypatch.setitem(trt_library.LIBRARIES, "tensorrt", tensorrt)
     monkeypatch.setattr(module, "find_gpu", lambda: ADA)
+    monkeypatch.setattr(module, "import_pycuda", lambda _: None)
 
 
 @rtx
@@ -320,29 +321,34 @@ def test_timings_are_kept_for_the_next_build(stand_in: None, small: Path, tmp_pa
 @pytest.fixture
 def on_ada(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_gpu", lambda: ADA)
+    monkeypatch.setattr(module, "import_pycuda", lambda _: None)
 
 
 @rtx
-def test_another_version_of_the_library_builds_it_again_with_the_same_profile(on_ada: None, engine: Path) -> None:
+def test_for_another_version_of_the_library_one_with_the_same_profile_is_built(on_ada: None, engine: Path) -> None:
     old = dataclasses.replace(read_sidecar(engine), library_version="1.0.0.1")
     sidecar_path(engine).write_text(old.to_json())
     lines: list[str] = []
-    usable_engine(engine, report=lines.append)
+    built = usable_engine(engine, report=lines.append)
     version = importlib.import_module("tensorrt_rtx").__version__
-    assert lines[0] == f"{engine}: built again: found TensorRT-RTX {version}, expected 1.0.0.1, which built it"
-    new = read_sidecar(engine)
-    assert new.library_version == version
+    assert lines[0].startswith(f"{engine}: not used here: found TensorRT-RTX {version}, expected 1.0.0.1, which built")
+    new = read_sidecar(built)
+    assert (built == engine, read_sidecar(engine), new.library_version) == (False, old, version)
     assert (new.batch, new.shapes, new.options) == (SMALL, old.shapes, old.options)
 
 
 @rtx
-def test_a_changed_or_missing_onnx_file_is_not_built_from(on_ada: None, engine: Path) -> None:
-    engine.write_bytes(b"another")
-    write_small_model(engine.with_suffix(".onnx"), contract=dataclasses.replace(CONTRACT, precision="fp32"))
-    with pytest.raises(ModelError, match=r"its hash is not the one .*; not rebuilt: small.onnx is not the file it was"):
+def test_no_engine_is_built_for_a_damaged_one_or_from_another_onnx_file(on_ada: None, engine: Path) -> None:
+    onnx_path = engine.with_suffix(".onnx")
+    write_small_model(onnx_path, contract=dataclasses.replace(CONTRACT, precision="fp32"))
+    with pytest.raises(ModelError, match=r"from another small.onnx than the one beside it; not rebuilt: these are not"):
         usable_engine(engine)
-    engine.with_suffix(".onnx").unlink()
-    with pytest.raises(ModelError, match=r"its hash is not the one .*; not rebuilt: no small.onnx beside it"):
+    onnx_path.unlink()
+    sidecar_path(engine).write_text(dataclasses.replace(read_sidecar(engine), library_version="1.0.0.1").to_json())
+    with pytest.raises(ModelError, match=r"which built it; not rebuilt: no small.onnx beside it"):
+        usable_engine(engine)
+    engine.write_bytes(b"another")
+    with pytest.raises(ModelError, match=r"its hash is not the one .*; not rebuilt: these are not the files that"):
         usable_engine(engine)
     assert engine.read_bytes() == b"another"
 

@@ -1,15 +1,17 @@
 """The engine that runs a model here: beside it, from the cache, or built once; on a GPU that is none."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from parotid_seg.api import Segmenter
 from parotid_seg.errors import DeviceError, InputError, ModelError
 from parotid_seg.export import build_engine as module
 from parotid_seg.export.build_engine import build_engine, runnable
-from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, read_sidecar, sidecar_path
+from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, Sidecar, read_sidecar, sidecar_path
 from parotid_seg.runtime.engines.gpu import Gpu
 from parotid_seg.runtime.engines.tensorrt.tensorrt_engine import TensorRtBackend
 from tests.export.small_model import CONTRACT, write_small_model
@@ -103,13 +105,71 @@ def test_the_one_beside_the_model_is_taken(ask: Any, small: Path) -> None:
     assert ask.said == []
 
 
-def test_the_one_beside_the_model_is_built_again_if_it_does_not_fit(ask: Any, small: Path) -> None:
+def make_old(engine: Path, **changes: Any) -> Sidecar:
+    """Make an engine one of an earlier version, with a verification that must not be lost."""
+    old = dataclasses.replace(
+        read_sidecar(engine), library_version="10.12.0", verification={"lowest_dsc": 1.0}, **changes
+    )
+    sidecar_path(engine).write_text(old.to_json())
+    return old
+
+
+@pytest.mark.parametrize("named", ["model", "engine"])
+def test_in_place_of_one_that_does_not_fit_another_is_built_into_the_cache(
+    ask: Any, small: Path, tmp_path: Path, named: str
+) -> None:
     out = beside(small)
-    old = dataclasses.replace(read_sidecar(out), library_version="10.12.0")
-    sidecar_path(out).write_text(old.to_json())
-    assert ask() == out
-    assert "built again: found TensorRT 10.13.0, expected 10.12.0" in ask.said[0]
-    TensorRtBackend(out).close()
+    old, before = make_old(out), out.read_bytes()
+    asked = {"model": small, "engine": out}[named]
+    built = ask(asked, batch=BatchProfile(1, 2, 4))
+    assert built.parent == tmp_path / "engines"
+    assert ask.said[0] == (
+        f"{out}: not used here: found TensorRT 10.13.0, expected 10.12.0, which built it; instead one from the cache, "
+        "built from small.onnx, whose masks were not compared"
+    )
+    assert (read_sidecar(out), out.read_bytes()) == (old, before)
+    assert read_sidecar(built).batch == old.batch
+    made = built.stat().st_mtime_ns
+    assert ask(asked) == built
+    assert (len(ask.said), built.stat().st_mtime_ns) == (1, made), "it is told again, but not built again"
+    TensorRtBackend(built).close()
+
+
+def test_one_with_other_options_has_its_own_place(ask: Any, small: Path) -> None:
+    out = beside(small)
+    make_old(out)
+    first = ask(out)
+    make_old(out, options=EngineOptions(tf32=True, runs_on="this-gpu"))
+    assert read_sidecar(ask(out)).options.tf32
+    assert first != ask(out)
+    assert not read_sidecar(first).options.tf32
+
+
+@pytest.mark.parametrize("named", ["model", "engine"])
+def test_none_is_built_where_pycuda_is_missing(
+    ask: Any, small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: str
+) -> None:
+    out = beside(small)
+    old = make_old(out)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    with pytest.raises(InputError, match="package pycuda is missing"):
+        ask({"model": small, "engine": out}[named])
+    assert ask.said == []
+    assert read_sidecar(out) == old
+    assert not (tmp_path / "engines").exists()
+
+
+@pytest.mark.parametrize("named", ["model", "engine"])
+def test_one_that_was_damaged_or_replaced_is_refused_and_left_alone(
+    ask: Any, small: Path, tmp_path: Path, named: str
+) -> None:
+    out = beside(small)
+    old = make_old(out)
+    out.write_bytes(b"another")
+    with pytest.raises(ModelError, match=r"small\.engine: cannot be used here: its hash is not the one in its sidecar"):
+        ask({"model": small, "engine": out}[named])
+    assert (read_sidecar(out), out.read_bytes(), ask.said) == (old, b"another", [])
+    assert not (tmp_path / "engines").exists()
 
 
 @pytest.mark.parametrize("why", ["another library", "another model", "no sidecar", "damaged sidecar"])
@@ -129,14 +189,21 @@ def test_one_beside_the_model_that_is_not_its_own_is_left_alone(
     assert any(f"{out}: not used: " in line for line in ask.said) == (why == "damaged sidecar")
 
 
-def test_an_engine_file_is_taken_as_it_is_or_built_again(ask: Any, small: Path) -> None:
+def test_an_engine_file_is_taken_as_it_is(ask: Any, small: Path) -> None:
     out = beside(small)
     assert ask(out) == out
-    out.write_bytes(b"another")
-    assert ask(out) == out
-    assert "built again" in ask.said[0]
     with pytest.raises(InputError, match=r"found an engine of TensorRT, expected one of TensorRT-RTX"):
         ask(out, "tensorrt-rtx")
+
+
+def test_python_logs_that_another_engine_is_used(
+    ask: Any, small: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = beside(small)
+    make_old(out)
+    monkeypatch.setattr("parotid_seg.api.load_backend", lambda file, *_, **__: TensorRtBackend(file))
+    Segmenter(out)
+    assert [record.levelname for record in caplog.records if "not used here" in record.message] == ["WARNING"]
 
 
 def test_without_a_gpu_none_is_made(ask: Any, small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

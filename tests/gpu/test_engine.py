@@ -1,5 +1,6 @@
 """Engines on the GPU: built, loaded, their layers read. Run with: pytest -m gpu tests/gpu."""
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,14 @@ import pytest
 from parotid_seg.errors import ModelError
 from parotid_seg.export.build_engine import build_engine, usable_engine
 from parotid_seg.models import DEFAULT_MODEL
-from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, Sidecar, read_engine, read_sidecar
+from parotid_seg.runtime.engines.engine_file import (
+    BatchProfile,
+    EngineOptions,
+    Sidecar,
+    read_engine,
+    read_sidecar,
+    sidecar_path,
+)
 from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES
 from tests.export.built_layers import describe_layers
@@ -43,12 +51,19 @@ def test_half_precision_in_the_graph_is_half_precision_in_the_engine(library: st
     assert any("look_at_the_gland" in layer["name"] for layer in layers)
 
 
-def test_a_changed_engine_is_built_again_and_loads(library: str, tmp_path: Path) -> None:
+def test_in_place_of_an_old_engine_another_is_built_and_loads(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     out = tmp_path / "small.engine"
-    build(write_small_model(tmp_path / "small.onnx"), out, library)
+    sidecar = build(write_small_model(tmp_path / "small.onnx"), out, library)
+    sidecar_path(out).write_text(dataclasses.replace(sidecar, library_version="1.0").to_json())
+    built = usable_engine(out)
+    assert built.is_relative_to(tmp_path / "cache")
+    assert describe_layers(read_engine(built, read_sidecar(built)), library)
     out.write_bytes(b"another")
-    assert usable_engine(out) == out
-    assert describe_layers(read_engine(out, read_sidecar(out)), library)
+    with pytest.raises(ModelError, match="its hash is not the one in its sidecar"):
+        usable_engine(out)
 
 
 def test_options_of_tensorrt(tmp_path: Path) -> None:

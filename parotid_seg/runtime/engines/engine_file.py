@@ -165,9 +165,9 @@ class Verdict:
 
     Attributes:
         reasons: why it cannot be used; empty if it can.
-        rebuild_from: the ONNX file to rebuild it from, if that helps.
-        options: how to rebuild it; the same as before, unless that would not run on this GPU.
-        not_rebuilt: why it cannot be rebuilt; empty if it can, or need not.
+        rebuild_from: the ONNX file to build another from, if that helps.
+        options: how to build that; the same as before, unless that would not run on this GPU.
+        not_rebuilt: why none can be built; empty if one can, or need not.
     """
 
     reasons: tuple[str, ...]
@@ -260,17 +260,20 @@ def judge_engine(
     gpu: Gpu | None,
     capabilities: Capabilities | None = None,
 ) -> Verdict:
-    """Decide by `check_engine` whether to use an engine, rebuild it from its ONNX file, or refuse it."""
+    """Decide by `check_engine` whether to use an engine, build another from its ONNX file, or refuse it.
+
+    One that was damaged or replaced is always refused: another would hide that, and lack its verification.
+    """
     reasons = check_engine(engine, sidecar, library_version, gpu, capabilities)
     if not reasons:
         return Verdict(())
+    if _judge_file(engine, sidecar):
+        return Verdict(reasons, not_rebuilt="these are not the files that export wrote; export them again")
     if library_version is None or gpu is None:
         return Verdict(reasons, not_rebuilt="it could not be run here either")
     onnx = engine.with_name(sidecar.onnx_name)
     if not onnx.is_file():
         return Verdict(reasons, not_rebuilt=f"no {sidecar.onnx_name} beside it")
-    if hash_file(onnx) != sidecar.onnx_sha256:
-        return Verdict(reasons, not_rebuilt=f"{onnx.name} is not the file it was built from (its hash does not match)")
     library, requested = LIBRARIES[sidecar.library], sidecar.options.runs_on
     for runs_on in () if unsupported(sidecar.library, gpu, capabilities) else (requested, *library.runs_on):
         if runs_on and (runs_on != "ampere-plus" or gpu.compute_capability >= AMPERE):

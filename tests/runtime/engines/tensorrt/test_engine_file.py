@@ -243,12 +243,18 @@ def test_built_again_from_the_same_onnx_file_only(engine: Path) -> None:
     engine.with_name("m.onnx").write_bytes(ONNX + b"\n")
     changed = judge_engine(engine, SIDECAR, "10.13", ADA)
     assert changed.rebuild_from is None
-    assert changed.not_rebuilt == "m.onnx is not the file it was built from (its hash does not match)"
+    assert changed.not_rebuilt == "these are not the files that export wrote; export them again"
     engine.with_name("m.onnx").unlink()
     assert str(judge_engine(engine, SIDECAR, "10.13", ADA).refusal(engine)) == (
         f"{engine}: cannot be used here: found TensorRT 10.13, expected 10.12.0.36, which built it; "
         "not rebuilt: no m.onnx beside it"
     )
+
+
+def test_a_damaged_engine_is_refused_whatever_else_does_not_fit(engine: Path) -> None:
+    engine.write_bytes(b"another")
+    for version, gpu in (("10.12.0.36", ADA), ("10.13", ADA), ("10.13", TESLA)):
+        assert judge_engine(engine, SIDECAR, version, gpu).rebuild_from is None
 
 
 def test_an_engine_is_not_built_again_for_what_would_not_run_either(engine: Path) -> None:
