@@ -13,7 +13,7 @@ import numpy as np
 from parotid_seg.contract import Contract
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import InputError, OptionError, ScanError
-from parotid_seg.files import exists, open_input, special_kind
+from parotid_seg.files import exists, hash_file, open_input, special_kind
 from parotid_seg.models import model_file, title_of
 from parotid_seg.runtime.engines.engine_file import check_engine, read_sidecar
 from parotid_seg.runtime.engines.gpu import capability_text, find_gpu
@@ -208,6 +208,10 @@ def _describe_engine(path: Path) -> Facts:
     except InputError:
         version, capabilities = None, None
     reasons = check_engine(path, sidecar, version, find_gpu(), capabilities)
+    try:
+        sha256 = hash_file(path)
+    except OSError as error:
+        sha256 = f"unknown: the file cannot be read ({error.strerror})"
     batch, options = sidecar.batch, sidecar.options
     on = "without a GPU" if sidecar.gpu is None else f"on {sidecar.gpu}, {capability_text(sidecar.compute_capability)}"
     sizes = (f"{name} {' to '.join('x'.join(map(str, shape)) for shape in (low, high))}" for name, (low, _, high) in
@@ -216,7 +220,7 @@ def _describe_engine(path: Path) -> Facts:
         "file": str(path),
         "kind": f"engine of {library.title} {sidecar.library_version}, built {on}",
         "size": f"{path.stat().st_size / 1e6:.1f} MB",
-        "sha256": sidecar.engine_sha256,
+        "sha256": sha256,
         "built from": f"{sidecar.onnx_name}, sha256 {sidecar.onnx_sha256}",
         "runs on": f"{options.runs_on}, {library.title} {sidecar.library_version}"
         + (" or newer" if options.version_compatible else ""),

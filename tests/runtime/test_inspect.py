@@ -12,6 +12,7 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 from parotid_seg import Segmenter
 from parotid_seg.errors import InputError
+from parotid_seg.files import hash_file
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions
 from parotid_seg.runtime.engines.load import load_backend
@@ -66,8 +67,19 @@ def test_an_engine_tells_what_it_is_and_why_it_cannot_be_used(engine: Path) -> N
     assert facts["here"].startswith("cannot be used: ")
     assert facts["verified"].startswith("no: ")
     assert facts["masks"] == "not compared with the trained model's"
+    assert facts["sha256"] == hash_file(engine)
     engine.write_bytes(b"another")
-    assert "its hash is not the one in its sidecar" in inspect(engine)["here"]
+    changed = inspect(engine)
+    assert "its hash is not the one in its sidecar" in changed["here"]
+    assert changed["sha256"] == hash_file(engine) != facts["sha256"]
+
+
+def test_an_engine_that_cannot_be_read(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("parotid_seg.runtime.inspection.hash_file", refuse)
+    assert inspect(engine)["sha256"] == "unknown: the file cannot be read (Permission denied)"
 
 
 @pytest.mark.parametrize(
