@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parotid_seg.errors import InputError, OutputError, ParotidSegError, RecordError
+from parotid_seg.files import partial_path
 from parotid_seg.records import read_record, write_record
 from parotid_seg.runtime.engines.base import Backend
 
@@ -132,21 +133,41 @@ def choose(
     stored = _stored_choice(place, by_name)
     if stored is None:
         choice, chosen = _tried(candidates, precision, sizes, measure())
-        stored = _stored_choice(place, by_name)  # another process may have stored one, which both must use
-        if stored is not None:
-            chosen.close()
-    if stored is not None:
-        chosen = by_name[stored.name].load(stored.batch_size)
-        say(f"{stored} (measured on this machine {stored.measured}, kept in {place})")
-        return chosen
-    kept_where = f"kept in {place}"
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_record(choice, place)
-    except (OutputError, OSError) as error:
-        kept_where = f"not kept, so that the next run may choose another: {error}"
-    say(f"{choice} (measured on this machine just now, {kept_where})")
+        now = f"{choice} (measured on this machine just now"
+        try:
+            stored = _store(choice, place, by_name)
+        except (OutputError, OSError) as error:
+            say(f"{now}, not kept, so that the next run may choose another: {error})")
+            return chosen
+        if stored is choice:
+            say(f"{now}, kept in {place})")
+            return chosen
+        chosen.close()
+    chosen = by_name[stored.name].load(stored.batch_size)
+    say(f"{stored} (measured on this machine {stored.measured}, kept in {place})")
     return chosen
+
+
+def _store(choice: Choice, place: Path, names: Mapping[str, object]) -> Choice:
+    """Store a choice, and return it; or the one that another process has stored meanwhile, which both must use."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    complete = partial_path(place)
+    write_record(choice, complete)
+    try:
+        while True:
+            try:
+                os.link(complete, place)  # unlike a renamed file it replaces none
+            except FileExistsError:
+                if stored := _stored_choice(place, names):
+                    return stored
+                place.unlink(missing_ok=True)
+            except OSError:  # a file system without hard links
+                complete.replace(place)
+                return choice
+            else:
+                return choice
+    finally:
+        complete.unlink(missing_ok=True)
 
 
 def _tried(

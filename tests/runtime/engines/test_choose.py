@@ -15,6 +15,7 @@ import pytest
 
 from parotid_seg.errors import ModelError, ParotidSegError
 from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.engines import autotune
 from parotid_seg.runtime.engines.autotune import Candidate, cache_folder, choose, place_for
 from parotid_seg.runtime.engines.autotune import _stored_choice as kept_choice
 from parotid_seg.runtime.engines.model_file import read_model
@@ -209,17 +210,36 @@ def test_a_folder_that_cannot_be_written_is_told(choosing: Callable[..., Choosin
     assert "not kept, so that the next run may choose another: " in run.said[0]
 
 
-def test_of_two_that_measure_at_once_both_take_what_was_kept_first(choosing: Callable[..., Choosing]) -> None:
+@pytest.mark.parametrize("moment", ["measuring", "storing"])
+def test_of_two_that_measure_at_once_both_take_what_was_kept_first(
+    choosing: Callable[..., Choosing], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
     run, other = choosing((30, 1, 60, 1)), choosing((99, 1, 1, 1))
-    measure = run.measured.speeds
+    owner, name = {"measuring": (run.measured, "speeds"), "storing": (autotune, "write_record")}[moment]
+    real = getattr(owner, name)
 
-    def meanwhile(*asked: Any) -> dict[str, int]:
+    def after_the_other(*asked: Any) -> Any:
+        monkeypatch.setattr(owner, name, real)
         other()
-        return measure(*asked)
+        return real(*asked)
 
-    run.measured.speeds = meanwhile
+    monkeypatch.setattr(owner, name, after_the_other)
     assert run().name == "ort"
     assert [engine.name for engine in run.loaded if not engine.closed] == ["ort"]
+    assert list(run.place.parent.iterdir()) == [run.place]
+
+
+def test_a_choice_is_kept_on_a_file_system_without_hard_links(
+    choosing: Callable[..., Choosing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    run = choosing((30, 1, 60, 1))
+    run()
+    assert json.loads(run.place.read_text())["name"] == "ov"
+    assert list(run.place.parent.iterdir()) == [run.place]
 
 
 def test_an_engine_that_does_not_load_is_told_but_the_reference_must(choosing: Callable[..., Choosing]) -> None:
