@@ -36,6 +36,7 @@ LEAST_GAIN = 1.1
 """Least speed-up for which a lower precision than the model file's is chosen, despite its rounding."""
 BITS = {"int8": 1, "bf16": 2, "fp16": 3, "fp32": 4}
 """Precisions in rising order."""
+NO_HOME = "this user has no home folder for the cache, expected $HOME, or $XDG_CACHE_HOME with an absolute path"
 
 Say = Callable[[str], None]
 
@@ -111,7 +112,7 @@ def choose(
     precision: str,
     sizes: Sequence[int],
     measure: Callable[[], EngineBenchmark],
-    place: Path,
+    place: Path | None,
     say: Say,
 ) -> Backend:
     """Load the best of some candidates: by a stored choice, or by a benchmark.
@@ -123,7 +124,7 @@ def choose(
             the best of the others.
         sizes: batch sizes to try.
         measure: makes the measurements, if there is no stored choice.
-        place: file in which the choice is stored.
+        place: file in which the choice is stored; None if the user has no home folder.
         say: called with the choice and its reason, in one line.
 
     Raises:
@@ -148,8 +149,10 @@ def choose(
     return chosen
 
 
-def _store(choice: Choice, place: Path, names: Mapping[str, object]) -> Choice:
+def _store(choice: Choice, place: Path | None, names: Mapping[str, object]) -> Choice:
     """Store a choice, and return it; or the one that another process has stored meanwhile, which both must use."""
+    if place is None:
+        raise OutputError(NO_HOME)
     place.parent.mkdir(parents=True, exist_ok=True)
     complete = partial_path(place)
     write_record(choice, complete)
@@ -213,8 +216,10 @@ def _tried(
     return Choice(best, batch_size, rounded, refused, datetime.now(UTC).date().isoformat()), loaded[best]
 
 
-def _stored_choice(place: Path, names: Mapping[str, object]) -> Choice | None:
+def _stored_choice(place: Path | None, names: Mapping[str, object]) -> Choice | None:
     """A stored choice; None if there is no usable one."""
+    if place is None:
+        return None
     try:
         choice = read_record(place, Choice, version=SCHEMA_VERSION)
     except RecordError:
@@ -222,10 +227,19 @@ def _stored_choice(place: Path, names: Mapping[str, object]) -> Choice | None:
     return choice if choice.name in names else None
 
 
-def place_for(facts: Mapping[str, object]) -> Path:
-    """File of a choice that depends on these facts: model, machine, versions."""
+def place_for(facts: Mapping[str, object]) -> Path | None:
+    """File of a choice that depends on these facts: model, machine, versions; None as `cache_file`."""
     text = json.dumps({**facts, "schema_version": SCHEMA_VERSION}, sort_keys=True)
-    return cache_folder() / "engines" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    return cache_file("engines", f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json")
+
+
+def cache_file(folder: str, name: str) -> Path | None:
+    """A file in a folder of the user's cache; None if the user has no home folder, so that nothing is kept."""
+    try:
+        return cache_folder() / folder / name
+    except OutputError as error:
+        log.info("%s/%s is not kept: %s", folder, name, error)
+        return None
 
 
 def cache_folder() -> Path:
@@ -234,7 +248,7 @@ def cache_folder() -> Path:
     A relative $XDG_CACHE_HOME is ignored, as its specification says: choices would depend on the current folder.
 
     Raises:
-        ParotidSegError: if the user has no home folder.
+        OutputError: if the user has no home folder.
     """
     try:
         if sys.platform == "win32":
@@ -245,9 +259,7 @@ def cache_folder() -> Path:
             named = Path(os.environ.get("XDG_CACHE_HOME") or ".")
             base = named if named.is_absolute() else Path.home() / ".cache"
     except RuntimeError as error:
-        raise ParotidSegError(
-            "this user has no home folder for the cache, expected $HOME, or $XDG_CACHE_HOME with an absolute path"
-        ) from error
+        raise OutputError(NO_HOME) from error
     return base / "parotid-seg"
 
 

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from parotid_seg.errors import InputError, ModelError, ParotidSegError, first_line
-from parotid_seg.runtime.engines.autotune import Candidate, cache_folder
+from parotid_seg.runtime.engines.autotune import Candidate, cache_file
 from parotid_seg.runtime.engines.base import (
     INPUTS,
     OUTPUTS,
@@ -183,11 +183,12 @@ class OpenVinoBackend(Backend):
         self._shapes.add(shapes)
 
 
-def _place_of(core: Any, model_sha256: str, config: dict[str, Any]) -> Path:
-    """Where a compiled model is kept: a file in the user's cache folder, whose name depends on all that makes it."""
+def _place_of(core: Any, model_sha256: str, config: dict[str, Any]) -> Path | None:
+    """Where a compiled model is kept: a file in the user's cache folder, whose name depends on all that makes it; None
+    as `cache_file`."""
     processor = [core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
     facts = repr((model_sha256, import_openvino().get_version(), processor, config))
-    return cache_folder() / FOLDER / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.blob"
+    return cache_file(FOLDER, f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.blob")
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,10 @@ KEPT = 8
 """Files of an ending in a folder: several models, versions and precisions in turn. Compiled code has some 20 MB."""
 
 
-def read_private(path: Path) -> memoryview | None:
-    """The content that `write_private` has written; None if there is none that can be trusted."""
+def read_private(path: Path | None) -> memoryview | None:
+    """The content that `write_private` has written; None if there is none that can be trusted, or no place for it."""
+    if path is None:
+        return None
     try:
         if not (is_private(path.parent) and is_private(path)):
             log.info("%s: not used: others may write to it", path)
@@ -42,11 +44,13 @@ def read_private(path: Path) -> memoryview | None:
     return content
 
 
-def write_private(content: bytes, path: Path) -> bool:
-    """Write a file into a folder that only its owner can open; False if it cannot be written.
+def write_private(content: bytes, path: Path | None) -> bool:
+    """Write a file into a folder that only its owner can open; False if it cannot be written, or has no place.
 
     Of the files with its ending the `KEPT` latest are left.
     """
+    if path is None:
+        return False
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.parent.chmod(0o700)

@@ -1,6 +1,8 @@
 """Engines of a small model on a GPU that is none (see `tests.fakes.fake_cuda`), and engines that load anything."""
 
 import importlib.util
+import os
+import sys
 from pathlib import Path
 
 import nibabel
@@ -35,6 +37,16 @@ def short_example(head: nibabel.Nifti1Image, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "imagesTr").mkdir()
     nibabel.save(head, tmp_path / "imagesTr" / "head.nii.gz")
     monkeypatch.setattr("parotid_seg.runtime.engines.engine_benchmark.example_folder", lambda: tmp_path)
+
+
+@pytest.fixture
+def without_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's user, whom no list has, without a cache folder."""
+    if sys.platform != "linux":
+        pytest.skip("the folders of Linux")
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)
 
 
 @pytest.fixture

@@ -120,6 +120,13 @@ def test_engines_on_the_gpu_for_files_in_fp16_and_int8(tmp_path: Path, said: lis
     assert not said
 
 
+@pytest.mark.usefixtures("cuda", "without_home")
+def test_without_a_home_folder_no_graphs_are_made(tmp_path: Path, said: list[str]) -> None:
+    model = write_model(tmp_path / "m.onnx")
+    assert names_of(candidates(Request(model, CONTRACT, 0, None, "labels", said.append))) == ["onnxruntime CUDA FP32"]
+    assert said[0].startswith("no graphs are made for the GPU: this user has no home folder")
+
+
 def test_a_choice_depends_on_the_files_and_the_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = write_model(tmp_path / "m.onnx")
     first = facts_of(model)

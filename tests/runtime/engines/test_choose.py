@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from parotid_seg.errors import ModelError, ParotidSegError
+from parotid_seg.errors import ModelError, OutputError, ParotidSegError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines import autotune
 from parotid_seg.runtime.engines.autotune import Candidate, cache_folder, choose, place_for
@@ -52,7 +52,7 @@ class Measured:
 class Choosing:
     """`choose` with candidates of the given precisions, and what it said."""
 
-    def __init__(self, place: Path, precisions: list[tuple[str, str]], measured: Any, precision: str = "fp32") -> None:
+    def __init__(self, place: Any, precisions: list[tuple[str, str]], measured: Any, precision: str = "fp32") -> None:
         self.place, self.measured, self.precision = place, measured, precision
         self.loaded: list[Engine] = []
         self.said: list[str] = []
@@ -271,25 +271,33 @@ def test_an_engine_that_cannot_compute_is_told_but_the_reference_must(choosing: 
 
 def test_the_place_depends_on_every_fact(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    facts = {"cpu": "a", "cores": 2, "candidates": ["x", "y"]}
+    facts: dict[str, object] = {"cpu": "a", "cores": 2, "candidates": ["x", "y"]}
     assert place_for(facts) == place_for(dict(reversed(facts.items())))
     others = [place_for({**facts, name: value}) for name, value in (("cpu", "b"), ("cores", 3), ("candidates", ["x"]))]
     assert len({place_for(facts), *others}) == 4
-    assert place_for(facts).parent == cache_folder() / "engines"
+    place = place_for(facts)
+    assert place is not None
+    assert place.parent == cache_folder() / "engines"
     if cache_folder().is_relative_to(tmp_path):
         monkeypatch.delenv("XDG_CACHE_HOME")
         assert cache_folder().parts[-2:] == (".cache", "parotid-seg")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the folders of Linux")
-def test_a_relative_cache_folder_is_ignored_and_no_home_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_cache_folder_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
     monkeypatch.setenv("HOME", "/home/somebody")
     assert cache_folder() == Path("/home/somebody/.cache/parotid-seg")
-    monkeypatch.delenv("HOME")
-    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)  # a container's user, whom no list has
-    with pytest.raises(ParotidSegError, match=r"no home folder for the cache, expected \$HOME"):
+
+
+@pytest.mark.usefixtures("without_home")
+def test_without_a_home_folder_the_choice_is_made_and_not_kept(choosing: Callable[..., Choosing]) -> None:
+    with pytest.raises(OutputError, match=r"no home folder for the cache, expected \$HOME"):
         cache_folder()
+    run = choosing((30, 1, 60, 1))
+    run.place = place_for({})
+    assert run().name == "ov"
+    assert "not kept, so that the next run may choose another: this user has no home folder" in run.said[0]
 
 
 @pytest.mark.parametrize(

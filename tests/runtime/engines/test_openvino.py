@@ -151,6 +151,14 @@ def test_a_place_that_cannot_be_written_is_no_error(store: Path, compiled: list[
 
 
 @needs_openvino
+@pytest.mark.usefixtures("without_home")
+def test_without_a_home_folder_nothing_is_kept(compiled: list[object]) -> None:
+    for count in (1, 2):
+        OpenVinoBackend(DEFAULT_MODEL)
+        assert len(compiled) == count
+
+
+@needs_openvino
 def test_a_model_that_changes_while_it_is_used_is_not_loaded_again(
     scan: tuple[Volume, Windows], store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

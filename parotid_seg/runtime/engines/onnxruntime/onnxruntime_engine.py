@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parotid_seg.contract import Contract
-from parotid_seg.errors import ModelError
+from parotid_seg.errors import ModelError, OutputError
 from parotid_seg.files import hash_file
-from parotid_seg.runtime.engines.autotune import Candidate, Say
+from parotid_seg.runtime.engines.autotune import Candidate, Say, cache_folder
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.registry import Request
@@ -43,6 +43,11 @@ def candidates(request: Request) -> list[Candidate]:
     check_provider()
     found = _files(request, "onnxruntime CUDA")
     if request.contract.precision not in ("fp32", "fp16"):
+        return found
+    try:
+        cache_folder()
+    except OutputError as error:
+        request.say(f"no graphs are made for the GPU: {error}")
         return found
     files = {each.precision: each.file for each in found}
     if "fp16" not in files:

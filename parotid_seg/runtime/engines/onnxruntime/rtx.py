@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import logging
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import onnxruntime
 
 from parotid_seg.contract import INPUT_SPECS, Contract, model_sizes
-from parotid_seg.errors import MachineError, ModelError, OptionError, first_line
+from parotid_seg.errors import MachineError, ModelError, OptionError, OutputError, first_line
 from parotid_seg.runtime.engines.autotune import Candidate, cache_folder
 from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, ExecutionInfo, check_names
 from parotid_seg.runtime.engines.model_file import read_model
@@ -27,6 +28,8 @@ from parotid_seg.runtime.engines.onnxruntime.io_binding import BoundBackend, IoB
 from parotid_seg.runtime.engines.onnxruntime.stream import Stream
 from parotid_seg.runtime.engines.registry import Request
 from parotid_seg.scan.chunks import Inputs
+
+log = logging.getLogger(__name__)
 
 MODULE, PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx", "onnxruntime-ep-nv-tensorrt-rtx-cu13"
 INSTALL = f"pip install 'onnxruntime>=1.24' {PACKAGE}"
@@ -116,11 +119,15 @@ def _register() -> str:
 
 
 def provider_options(contract: Contract) -> Mapping[str, str]:
-    """Options of the plug-in: the shapes to build for, and where compiled kernels are kept."""
-    folder = cache_folder() / "tensorrt-rtx"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Options of the plug-in: the shapes to build for, and where compiled kernels are kept, if they can be."""
+    options = {}
+    try:
+        folder = cache_folder() / "tensorrt-rtx"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        options["nv_runtime_cache_path"] = str(folder)
+    except (OutputError, OSError) as error:
+        log.info("compiled kernels are not kept: %s", error)
     fixed = model_sizes(contract.grid, len(contract.channels))
-    options = {"nv_runtime_cache_path": str(folder)}
     for index, which in enumerate(("min", "opt", "max")):
         free = {axis: sizes[index] for axis, sizes in SIZES.items()}
         shapes = ("x".join(map(str, spec.shape(free | fixed))) for spec in INPUT_SPECS)

@@ -9,7 +9,7 @@ import hashlib
 import logging
 from typing import Any
 
-from parotid_seg.runtime.engines.autotune import cache_folder
+from parotid_seg.runtime.engines.autotune import cache_file
 from parotid_seg.runtime.engines.gpu import Gpu
 from parotid_seg.runtime.engines.private_file import read_private, write_private
 
@@ -29,7 +29,7 @@ class KernelCache:
 
     def __init__(self, engine_sha256: str, library: str, gpu: Gpu) -> None:
         facts = f"{engine_sha256}\n{library}\n{gpu}\nCUDA {gpu.cuda}"
-        self.path = cache_folder() / FOLDER / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.bin"
+        self.path = cache_file(FOLDER, f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.bin")
         self._stored = b""
 
     def load(self, cache: Any) -> bool:

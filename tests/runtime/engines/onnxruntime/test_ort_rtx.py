@@ -70,6 +70,20 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return given
 
 
+@pytest.mark.parametrize("why", ["no home", "a file in its place"])
+def test_kernels_are_not_kept_where_there_is_no_folder_for_them(
+    model: Path, plugin: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest, why: str
+) -> None:
+    if why == "no home":
+        request.getfixturevalue("without_home")
+    else:
+        (tmp_path / "parotid-seg").write_text("")
+        request.getfixturevalue("monkeypatch").setenv("XDG_CACHE_HOME", str(tmp_path))
+    OnnxRuntimeRtxBackend(model)
+    assert "nv_runtime_cache_path" not in plugin["options"]
+    assert "nv_profile_min_shapes" in plugin["options"]
+
+
 def test_labels_are_those_of_the_cpu_and_nothing_may_run_there(model: Path, plugin: dict[str, Any]) -> None:
     expected = OnnxRuntimeBackend.__new__(OnnxRuntimeBackend)
     expected._session, expected._output, expected._model = Session(str(model)), "labels", model

@@ -106,3 +106,9 @@ def test_a_file_where_the_folder_should_be_is_no_error(gpu: FakeGpu, engine: Pat
     cache.parent.mkdir(parents=True)
     cache.write_text("")
     assert fallbacks(gpu, engine, specialised=True) == 0
+
+
+@pytest.mark.usefixtures("without_home")
+def test_without_a_home_folder_nothing_is_kept(gpu: FakeGpu, engine: Path) -> None:
+    assert fallbacks(gpu, engine, specialised=True) == 0
+    assert fallbacks(gpu, engine) > 0
