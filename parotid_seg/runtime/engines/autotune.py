@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -96,6 +97,8 @@ class Choice:
     def __post_init__(self) -> None:
         if self.name not in self.samples_per_s or not 1 <= self.batch_size <= LARGEST_BATCH:
             raise InputError(f"found {self.name!r} in batches of {self.batch_size}, expected an engine that was tried")
+        if min(self.samples_per_s.values()) < 0 or not re.fullmatch(r"\d{4}-\d\d-\d\d", self.measured):
+            raise InputError("found a negative speed or no day, expected what was measured and when")
 
     def __str__(self) -> str:
         others = ", ".join(f"{name} {speed:.0f}" for name, speed in self.samples_per_s.items() if name != self.name)
@@ -224,7 +227,7 @@ def _stored_choice(place: Path | None, names: Mapping[str, object]) -> Choice | 
         choice = read_record(place, Choice, version=SCHEMA_VERSION)
     except RecordError:
         return None
-    return choice if choice.name in names else None
+    return choice if names.keys() >= choice.samples_per_s.keys() | choice.refused.keys() else None
 
 
 def place_for(facts: Mapping[str, object]) -> Path | None:

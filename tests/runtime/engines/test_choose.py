@@ -16,7 +16,7 @@ import pytest
 from parotid_seg.errors import ModelError, OutputError, ParotidSegError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines import autotune
-from parotid_seg.runtime.engines.autotune import Candidate, cache_folder, choose, place_for
+from parotid_seg.runtime.engines.autotune import SCHEMA_VERSION, Candidate, cache_folder, choose, place_for
 from parotid_seg.runtime.engines.autotune import _stored_choice as kept_choice
 from parotid_seg.runtime.engines.model_file import read_model
 from tests.runtime.engines.pretended import Engine
@@ -176,7 +176,21 @@ def test_the_choice_is_kept_and_not_measured_again(choosing: Callable[..., Choos
     assert str(again.place) in again.said[0]
 
 
-KEPT = {"name": "ov", "batch_size": 8, "samples_per_s": {"ov": 1}, "refused": {}, "measured": "2026-01-01"}
+KEPT = {
+    "name": "ov",
+    "batch_size": 8,
+    "samples_per_s": {"ov": 1},
+    "refused": {"ort int8": "other masks"},
+    "measured": "2026-01-01",
+    "schema_version": SCHEMA_VERSION,
+}
+
+
+def test_an_earlier_choice_is_used(choosing: Callable[..., Choosing]) -> None:
+    run = choosing((99, 1, 1, 1))
+    run.place.parent.mkdir()
+    run.place.write_text(json.dumps(KEPT))
+    assert (run().name, run.measured.timed) == ("ov", 0)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +204,10 @@ KEPT = {"name": "ov", "batch_size": 8, "samples_per_s": {"ov": 1}, "refused": {}
         json.dumps({**KEPT, "samples_per_s": {}}),
         json.dumps({**KEPT, "name": "gone", "samples_per_s": {"gone": 1}}),
         json.dumps({**KEPT, "batch_size": 0}),
+        json.dumps({**KEPT, "samples_per_s": {"ov": -1}}),
+        json.dumps({**KEPT, "samples_per_s": {"ov": 1, "invented": 2}}),
+        json.dumps({**KEPT, "refused": {"invented": "no"}}),
+        json.dumps({**KEPT, "measured": "never\n"}),
     ],
 )
 def test_what_cannot_be_used_of_an_earlier_choice_is_measured_again(
@@ -306,6 +324,8 @@ def test_without_a_home_folder_the_choice_is_made_and_not_kept(choosing: Callabl
         {"samples_per_s": {"a": "10"}},
         {"samples_per_s": {"a": None}},
         {"samples_per_s": {"b": 1.0}},
+        {"samples_per_s": {"a": -1.0}},
+        {"measured": "today"},
         {"batch_size": 10**9},
         {"batch_size": True},
         {"batch_size": 0},
@@ -320,8 +340,8 @@ def test_a_kept_choice_of_wrong_types_or_sizes_is_none(tmp_path: Path, changes: 
         "batch_size": 8,
         "samples_per_s": {"a": 1.5},
         "refused": {},
-        "measured": "d",
-        "schema_version": 3,
+        "measured": "2026-01-01",
+        "schema_version": SCHEMA_VERSION,
     }
     place = tmp_path / "choice.json"
     place.write_text(json.dumps(good))
