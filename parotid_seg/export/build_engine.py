@@ -15,7 +15,7 @@ from typing import Any
 from parotid_seg.errors import DeviceError, InputError, ModelError, OptionError
 from parotid_seg.export.engine_shapes import input_shapes
 from parotid_seg.files import atomic_write, make_folder, scratch_folder, write_bytes
-from parotid_seg.runtime.engines.autotune import cache_folder
+from parotid_seg.runtime.engines.autotune import cache_folder, is_private, make_private
 from parotid_seg.runtime.engines.engine_file import (
     ENGINE_BATCH,
     BatchProfile,
@@ -220,12 +220,17 @@ def _cached(
     if options.for_library(library) != EngineOptions().for_library(library):
         facts.append(hashlib.sha256(repr(options).encode()).hexdigest()[:8])
     cached = cache_folder() / "engines" / f"{'-'.join(facts)}.engine"
+    trusted = (cached.parent, cached, sidecar_path(cached))
     if sidecar := _built_from(cached, library, onnx_sha256, report):
         reasons = check_engine(cached, sidecar, trt.__version__, gpu, known_capabilities(trt))
+        if not reasons and not all(map(is_private, trusted)):
+            reasons = ("others may write to it",)
         if not reasons:
             return cached
         report(f"{cached}: built again: {'; '.join(reasons)}")
+    make_private(cached.parent)
     build_engine(model, cached, library=library, profile=profile, options=options, report=report, progress=progress)
+    make_private(*trusted)
     return cached
 
 

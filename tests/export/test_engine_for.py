@@ -1,7 +1,9 @@
 """The engine that runs a model here: beside it, from the cache, or built once; on a GPU that is none."""
 
 import dataclasses
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,34 @@ def test_one_in_the_cache_that_was_changed_is_built_again(ask: Any) -> None:
     assert ask() == cached
     assert "not used: " in ask.said[0]
     TensorRtBackend(cached).close()
+
+
+@pytest.mark.parametrize(
+    "open_to_others",
+    [
+        lambda cached: cached.chmod(0o666),
+        lambda cached: sidecar_path(cached).chmod(0o666),
+        lambda cached: cached.parent.chmod(0o777),
+    ],
+    ids=["engine", "sidecar", "folder"],
+)
+def test_one_in_the_cache_that_others_may_have_written_is_built_again(
+    ask: Any, open_to_others: Callable[[Path], object]
+) -> None:
+    before = os.umask(0)
+    try:
+        cached = ask()
+    finally:
+        os.umask(before)
+    made = cached.stat().st_mtime_ns
+    ask()
+    assert ask.said == [], "files are private by themselves"
+    open_to_others(cached)
+    assert ask() == cached
+    assert ask.said[0] == f"{cached}: built again: others may write to it"
+    assert cached.stat().st_mtime_ns > made
+    ask()
+    assert ask.said == []
 
 
 def test_the_one_beside_the_model_is_taken(ask: Any, small: Path) -> None:

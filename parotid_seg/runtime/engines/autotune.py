@@ -276,3 +276,18 @@ def is_private(path: Path) -> bool:
     if not hasattr(os, "getuid"):
         return True
     return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def make_private(folder: Path, *files: Path) -> None:
+    """Make a folder, and files in it, such as `is_private` expects; the folder is made if it is missing.
+
+    Raises:
+        OutputError: if that fails.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        for file in files:
+            file.chmod(0o600)
+    except OSError as error:
+        raise OutputError(f"cannot be made a folder that only its owner can write to ({error.strerror})", path=folder) from error

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from parotid_seg.errors import OutputError
 from parotid_seg.files import read_input, write_bytes
-from parotid_seg.runtime.engines.autotune import is_private
+from parotid_seg.runtime.engines.autotune import is_private, make_private
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +52,10 @@ def write_private(content: bytes, path: Path | None) -> bool:
     if path is None:
         return False
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.parent.chmod(0o700)
+        make_private(path.parent)
         write_bytes(hashlib.sha256(content).digest() + content, path)
-    except (OutputError, OSError) as error:
+        make_private(path.parent, path)
+    except OutputError as error:
         log.info("%s: not kept: %s", path, error)
         return False
     _remove_oldest(path)

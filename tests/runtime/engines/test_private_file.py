@@ -13,6 +13,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "private"
 
 
+def test_a_file_is_used_again_whatever_files_are_for_others_by_default(folder: Path) -> None:
+    before = os.umask(0)
+    try:
+        write_private(b"code", folder / "a.blob")
+    finally:
+        os.umask(before)
+    found = read_private(folder / "a.blob")
+    assert found is not None
+    assert bytes(found) == b"code"
+
+
 def test_the_latest_used_are_kept(folder: Path) -> None:
     write_private(b"another kind", folder / "0.kernels")
     os.utime(folder / "0.kernels", (0, 0))

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parotid_seg.contract import Contract
-from parotid_seg.errors import InputError, ModelError, OutputError
+from parotid_seg.errors import InputError, ModelError
 from parotid_seg.files import hash_file, scratch_folder, write_bytes
-from parotid_seg.runtime.engines.autotune import cache_folder, is_private
+from parotid_seg.runtime.engines.autotune import cache_folder, is_private, make_private
 from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
 from parotid_seg.runtime.engines.model_file import graph_hash, read_model, with_new_contract
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
@@ -82,12 +82,9 @@ class GpuGraph:
             made = _fused(content, contract)
         else:
             made = _fused(*read_model(GpuGraph(self.model, self.precision).made()))
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.parent.chmod(0o700)
-        except OSError as error:
-            raise OutputError(f"no folder for a graph for GPUs ({error})", path=path.parent) from error
+        make_private(path.parent)
         write_bytes(made, path)
+        make_private(path.parent, path)
         return path
 
 
