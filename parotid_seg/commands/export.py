@@ -35,4 +35,3 @@ def export(
 
         check_not_read(out, [checkpoint])
         run(checkpoint, out, options, report=line.say, progress=line.phase)
-        line.say(f"wrote {out}")

@@ -122,6 +122,7 @@ def export(
     record |= {"chosen": candidate.precision, "model_sha256": hashlib.sha256(content).hexdigest()}
     write_bytes(content, out)  # first: a full disk leaves an earlier model and its record as they are
     write_record(record, _record_of(out))
+    report(f"wrote {out}")  # it stays if what follows fails
     served = out
     if options.engine != NONE:
         try:

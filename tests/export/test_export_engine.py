@@ -81,6 +81,22 @@ def test_a_triton_repository_comes_with_the_model(command: Run, run: Path, two: 
     assert len(again.stderr.splitlines()) == 1
 
 
+def test_a_model_that_stays_although_what_follows_fails_is_named(
+    run: Path, two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tritonclient")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OutputError("cannot be written (Read-only file system)", path=tmp_path / "repository")
+
+    monkeypatch.setattr("parotid_seg.export.verified_export.write_repository", refuse)
+    said: list[str] = []
+    with pytest.raises(OutputError, match="Read-only"):
+        export(run / "best.pt", tmp_path / "m.onnx", options(two, triton=tmp_path / "repository"), said.append)
+    assert said[-1] == f"wrote {tmp_path / 'm.onnx'}"
+    assert (tmp_path / "m.onnx").is_file()
+
+
 def test_batches_that_do_not_rise(command: Run, run: Path, tmp_path: Path) -> None:
     done = command("export", run / "best.pt", "--out", tmp_path / "m.onnx", "--batch", 4, 2, 8)
     assert done.returncode == 2

@@ -290,4 +290,6 @@ def make_private(folder: Path, *files: Path) -> None:
         for file in files:
             file.chmod(0o600)
     except OSError as error:
-        raise OutputError(f"cannot be made a folder that only its owner can write to ({error.strerror})", path=folder) from error
+        raise OutputError(
+            f"cannot be made a folder that only its owner can write to ({error.strerror})", path=folder
+        ) from error
