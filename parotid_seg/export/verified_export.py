@@ -90,14 +90,13 @@ def export(
         checkpoint_path: `best.pt` or `last.pt` of a training run.
         out: the .onnx file to make.
         options: see there.
-        report: called with one line for each event.
-        progress: of an engine's build; see `build_engine`.
+        report, progress: see `build_engine`.
 
     Raises:
         InputError: for an unusable argument or checkpoint, if the example does not fit the model, if INT8 is requested
             with too few scans for its verification, and if an engine cannot be built here.
-        ModelError: if the exported model's masks differ too much, or it does not compute in the requested precision;
-            `out` is not written then. Likewise for its engine; the engine is not written then.
+        ModelError: if the masks of the model or its engine differ too much, or it does not compute in the requested
+            precision; it is not written then.
         OutputError: if a file cannot be written.
     """
     options = options or ExportOptions()
