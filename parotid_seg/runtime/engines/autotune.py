@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from parotid_seg.errors import InputError, OutputError, ParotidSegError, RecordError
@@ -177,11 +178,16 @@ def _store(choice: Choice, place: Path | None, names: Mapping[str, object]) -> C
 
 
 def _tried(
-    candidates: Sequence[Candidate], precision: str, sizes: Sequence[int], measure: EngineBenchmark
+    candidates: Sequence[Candidate],
+    precision: str,
+    sizes: Sequence[int],
+    measure: EngineBenchmark,
+    earlier: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Choice, Backend]:
+    """The choice, and the chosen engine; `earlier` are others that were tried and refused before."""
     log.info("measuring %s, once on this machine", ", ".join(each.name for each in candidates))
     first = candidates[0]
-    loaded, refused = {first.name: first.load()}, {}
+    loaded, refused = {first.name: first.load()}, dict(earlier)
     for candidate in candidates[1:]:
         try:
             loaded[candidate.name] = candidate.load()
@@ -197,26 +203,29 @@ def _tried(
     worth = {name: speed / (LEAST_GAIN if name in lower else 1) for name, speed in speeds.items()}
     for best in sorted(worth, key=lambda name: -worth[name]):
         reason = "" if best == first.name else measure.failure(loaded[first.name], loaded[best], precisions[best])
-        try:
-            if not reason:
-                batch_size = measure.batch_size(loaded[best], sizes)
-                break
-        except ParotidSegError as error:
-            if best == first.name:
-                raise
-            reason = str(error)
+        if not reason:
+            break
         refused[best] = reason
-    order = sorted(speeds, key=lambda name: -speeds[name])
-    for name in order:
-        if name in lower and name not in refused and speeds[name] > speeds[best]:
-            refused[name] = f"less than {LEAST_GAIN - 1:.0%} faster in a lower precision"
     for name, backend in loaded.items():
         if name != best:
             with suppress(ParotidSegError):  # of a lost GPU nothing can be freed
                 backend.close()
-    loaded[best].batch_size = batch_size
+    try:  # with the memory of the others
+        loaded[best].batch_size = measure.batch_size(loaded[best], sizes)
+    except ParotidSegError as error:
+        if best == first.name:
+            raise
+        with suppress(ParotidSegError):
+            loaded[best].close()
+        refused[best] = str(error)
+        others = [candidate for candidate in candidates if candidate.name not in refused]
+        return _tried(others, precision, sizes, measure, refused)
+    order = sorted(speeds, key=lambda name: -speeds[name])
+    for name in order:
+        if name in lower and name not in refused and speeds[name] > speeds[best]:
+            refused[name] = f"less than {LEAST_GAIN - 1:.0%} faster in a lower precision"
     rounded = {name: round(speeds[name], 2) for name in order}
-    return Choice(best, batch_size, rounded, refused, datetime.now(UTC).date().isoformat()), loaded[best]
+    return Choice(best, loaded[best].batch_size, rounded, refused, datetime.now(UTC).date().isoformat()), loaded[best]
 
 
 def _stored_choice(place: Path | None, names: Mapping[str, object]) -> Choice | None:
