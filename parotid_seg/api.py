@@ -25,7 +25,9 @@ from numpy.typing import ArrayLike, NDArray
 from parotid_seg.errors import InputError, OptionError, first_line
 from parotid_seg.export.build_engine import runnable
 from parotid_seg.models import model_file
+from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.load import load_backend, output_for
+from parotid_seg.runtime.engines.registry import AUTO, CPU
 from parotid_seg.runtime.segmentation.segment import Segmentation, segment_volume
 from parotid_seg.runtime.segmentation.segmentation_options import Search, SegmentationOptions
 from parotid_seg.scan.nifti import joined_channels, scan_of_image
@@ -44,7 +46,7 @@ SUPERIOR_POSTERIOR_LEFT = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], 
 class Segmenter:
     """A loaded model that segments any number of scans.
 
-    Another engine than the one named, and the building of one, is logged as a warning.
+    Another engine than the one named, the building of one, and the CPU in place of a GPU are logged as warnings.
 
     Args:
         model: model file; None or "packaged" is the CT model of this package.
@@ -80,8 +82,14 @@ class Segmenter:
         tta = tta or flips
         options = SegmentationOptions(clean_up=clean_up, tta=tta, search=search)
         file = runnable(model_file(model), backend, report=log.warning)
-        output = output_for(file, tta)
-        self._backend = load_backend(file, backend, device, output=output, allow_unverified=allow_unverified)
+        lines: list[str] = []
+        output = output_for(file, tta, log.warning)
+        self._backend = load_backend(
+            file, backend, device, output=output, allow_unverified=allow_unverified, say=lines.append
+        )
+        on_cpu_instead = device == AUTO and self._backend.ran.device == CPU and find_gpu(0)
+        for line in lines:
+            log.log(logging.WARNING if on_cpu_instead else logging.INFO, line)
         self.contract = self._backend.contract
         self._segment = functools.partial(segment_volume, self._backend, options=options, batch_size=batch_size)
 

@@ -16,6 +16,8 @@ from parotid_seg import api
 from parotid_seg.errors import InputError, ModelError, OptionError, ParotidSegError, ScanError
 from parotid_seg.metrics import dice
 from parotid_seg.models import DEFAULT_MODEL
+from parotid_seg.runtime.engines import load
+from parotid_seg.runtime.engines.gpu import Gpu
 from parotid_seg.runtime.engines.load import load_backend
 from parotid_seg.runtime.segmentation.segment import Segmentation
 from tests.dicom_example import few_slices
@@ -177,6 +179,17 @@ def test_a_spacing_for_an_image_and_channels_apart(segmenter: parotid_seg.Segmen
 def test_a_batch_size_that_is_none(size: Any) -> None:
     with pytest.raises(OptionError, match=f"batch_size: found {size}, expected a whole number of at least 1"):
         parotid_seg.Segmenter(backend="onnxruntime", batch_size=size)
+
+
+def test_the_cpu_in_place_of_a_gpu_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gpu = Gpu("NVIDIA Test", (8, 9), "13.0")
+    for module in (api, load):
+        monkeypatch.setattr(module, "find_gpu", lambda index=0: gpu if index == 0 else None)
+    parotid_seg.Segmenter(backend="onnxruntime")
+    (record,) = (each for each in caplog.records if "is not used, but the CPU" in each.message)
+    assert (record.levelname, record.message.startswith("NVIDIA Test")) == ("WARNING", True)
 
 
 def test_a_model_that_is_none(tmp_path: Path) -> None:

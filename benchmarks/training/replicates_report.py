@@ -106,7 +106,7 @@ def draw(picture: Path) -> None:
     figure = Figure((9, 4.5), layout="constrained")
     axes = figure.subplots()
     arms = {arm: found for arm in ARMS if (found := tested(arm))}
-    for place, (arm, found) in enumerate(arms.items()):
+    for place, found in enumerate(arms.values()):
         for number in range(DRAWS):
             dsc = [float(each[number].mean()) for each in found.values()]
             shift = 0.12 * (number - (DRAWS - 1) / 2)

@@ -119,7 +119,8 @@ def load_patients(
     """
     cache.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(cache)
-    patients, unusable = [], []
+    patients: list[Patient] = []
+    unusable: list[ScanError | InputError] = []
     for case in cases:
         progress(case)
         try:
