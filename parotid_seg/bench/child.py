@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from parotid_seg.bench.layers import Layers
     from parotid_seg.bench.scan_stages import Stages
     from parotid_seg.runtime.engines.base import Backend, ExecutionInfo, Pending
+    from parotid_seg.runtime.pipeline.run import Outcome
     from parotid_seg.runtime.pipeline.sources import Scan
     from parotid_seg.scan.chunks import Inputs
     from parotid_seg.scan.volume import Mask
@@ -131,12 +132,15 @@ class Child:
         from parotid_seg.runtime.pipeline.run import infer
 
         options = InferOptions(batch_size=batch_size)
+        outcomes: list[Outcome] = []
         with tempfile.TemporaryDirectory() as out:
             begun = time.perf_counter()
-            summary = infer([folder], Path(out), lambda: self._backend, options)
+            infer([folder], Path(out), lambda: self._backend, options, progress=outcomes.append)
             seconds = time.perf_counter() - begun
-        if summary.failed:
-            raise ParotidSegError(f"{summary.failed} of the scans failed; parotid-seg infer tells why")
+        failed = [outcome.entry for outcome in outcomes if outcome.status == "failed"]
+        if failed:
+            name, reason = Path(failed[0].source).name, failed[0].reason
+            raise ParotidSegError(f"{len(failed)} of {len(outcomes)} scans failed, the first: {name}: {reason}")
         return seconds
 
     def layers(self, model: Path, chunk: Inputs) -> Layers:

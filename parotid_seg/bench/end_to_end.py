@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import numpy as np
 from parotid_seg.bench.child import Child
 from parotid_seg.bench.engine_process import EngineProcess
 from parotid_seg.bench.scan_stages import STAGES
-from parotid_seg.bench.turns import Progress, Turns
+from parotid_seg.bench.turns import LeaveOut, Progress, Turns
+from parotid_seg.errors import ParotidSegError
 from parotid_seg.files import scratch_folder
 from parotid_seg.runtime.pipeline.sources import Scan
 
@@ -47,10 +49,10 @@ class EndToEnd:
 def end_to_end(
     turns: Turns, running: Mapping[str, EngineProcess], scans: Sequence[Scan], progress: Progress
 ) -> dict[str, EndToEnd]:
-    """Measure all engines that still take part.
+    """Measure the engines that take part; of one that fails only the whole runs are left out.
 
     Args:
-        turns: the engines and their results so far; an engine that fails is removed from it.
+        turns: the engines and their results so far.
         running: their processes.
         scans: what to segment, in copies if they are few.
         progress: see `turns.Progress`.
@@ -60,19 +62,21 @@ def end_to_end(
         count = _copied(scans, folder)
         for number in range(RUNS):
             progress("whole runs", number, RUNS)
-            for name, entry in list(turns.entries.items()):
-                with turns.left_out_if_failing(name):
-                    seconds[name].append(running[name].ask(Child.infer, folder, entry.best_size) / count)
+            for name in list(seconds):
+                with _left_out_if_failing(name, seconds, turns.leave_out):
+                    took = running[name].ask(Child.infer, folder, turns.entries[name].best_size)
+                    seconds[name].append(took / count)
     results = {}
-    for number, (name, entry) in enumerate(list(turns.entries.items())):
+    for number, name in enumerate(list(seconds)):
         progress("scans alone", number, len(seconds))
-        with turns.left_out_if_failing(name):
+        with _left_out_if_failing(name, seconds, turns.leave_out):
+            size = turns.entries[name].best_size
             asked = [scans[0], *_some(scans)]  # the first is to warm up
-            _, *stages = running[name].ask(Child.stages, asked, entry.best_size)
+            _, *stages = running[name].ask(Child.stages, asked, size)
             whole_s = float(np.mean([each.whole_s for each in stages]))
             stages_s = {stage: float(np.mean([each.seconds[stage] for each in stages])) for stage in STAGES}
             results[name] = EndToEnd(
-                batch_size=entry.best_size,
+                batch_size=size,
                 scans=count,
                 scans_s=tuple(seconds[name]),
                 scans_a_second=1 / statistics.median(seconds[name]),
@@ -81,6 +85,16 @@ def end_to_end(
                 explained=sum(stages_s.values()) / whole_s,
             )
     return results
+
+
+@contextlib.contextmanager
+def _left_out_if_failing(name: str, seconds: dict[str, list[float]], leave_out: LeaveOut) -> Iterator[None]:
+    """Measure no further whole runs of an engine of which one fails, and report the reason."""
+    try:
+        yield
+    except ParotidSegError as error:
+        leave_out(f"whole runs of {name}", str(error))
+        del seconds[name]
 
 
 def _some(scans: Sequence[Scan]) -> list[Scan]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from parotid_seg.contract import Contract
-from parotid_seg.errors import InputError, OptionError, ParotidSegError
+from parotid_seg.errors import InputError, OptionError, ParotidSegError, ScanError
 from parotid_seg.files import exists
 from parotid_seg.runtime.engines.autotune import Candidate, Say
 from parotid_seg.runtime.engines.base import OUTPUTS
@@ -22,6 +22,7 @@ from parotid_seg.runtime.pipeline.discovery import example_for, find_scans
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.runtime.segmentation.segment import prepare
 from parotid_seg.scan.chunks import CroppedScan, Inputs, SliceChunker
+from parotid_seg.wording import some_of
 
 Runnable = Callable[[Path, str], Path]
 """A model file and a backend's name to the file that this backend runs: `export.build_engine.runnable`."""
@@ -111,7 +112,7 @@ def _on_gpu(
 
 
 def scans_for(folder: Path | None, contract: Contract, say: Say = lambda _: None) -> list[Scan]:
-    """The scans to measure with: those of a folder, or the example scan.
+    """The scans to measure with: those of a folder that the model can segment, or the example scan.
 
     Args:
         folder: the folder; None for the example scan.
@@ -119,19 +120,26 @@ def scans_for(folder: Path | None, contract: Contract, say: Say = lambda _: None
         say: called with one line about each scan that is not used.
 
     Raises:
-        InputError: if there is no scan, or the example scan does not fit the model.
+        InputError: if there is no such scan, or the example scan does not fit the model.
     """
     if folder is not None and not exists(folder):
         raise OptionError(f"--scans: {folder}: no such file or folder")
     scans, errors = find_scans([folder or example_for(contract.channels, "--scans") / "imagesTr"], contract.channels)
-    if not scans:
-        raise InputError(f"--scans: {'; '.join(map(str, errors))}")
-    for error in errors:
-        say(f"not measured with: {error}")
     for scan in scans:
         if not all(isinstance(source, Path) for source in scan):
             raise InputError(f"--scans: {place_of(scan[0])}: a DICOM series, expected NIfTI files to measure with")
-    return scans
+    usable = []
+    for scan in scans:
+        try:
+            prepare(read_scan(scan).volume, contract)
+            usable.append(scan)
+        except ScanError as error:
+            errors.append(ScanError(error.reason, path=error.path or place_of(scan[0])))
+    if not usable:
+        raise InputError(f"--scans: {some_of(map(str, errors), separator='; ')}")
+    for error in errors:
+        say(f"not measured with: {error}")
+    return usable
 
 
 def in_memory(scans: Sequence[Scan], contract: Contract) -> list[CroppedScan]:

@@ -121,6 +121,7 @@ class Turns:
     Attributes:
         entries: by name. An engine that fails is removed.
         chunks: by batch size those of scans, and of noise.
+        leave_out: as given.
 
     Raises:
         InputError: if no scan is long enough for any of the sizes.
@@ -140,7 +141,7 @@ class Turns:
         self.entries = {candidate.name: MeasuredEngine(candidate) for candidate in candidates}
         self.chunks: dict[int, tuple[list[Inputs], list[Inputs]]] = {}
         self._launches = 0
-        self._leave_out, self._gpu, self._strict = leave_out, gpu, strict
+        self.leave_out, self._gpu, self._strict = leave_out, gpu, strict
         for size in sorted(set(sizes)):
             real = rotation(scans, contract, size)
             if real:
@@ -192,7 +193,7 @@ class Turns:
         except InputError:
             raise
         except ParotidSegError as error:
-            self._leave_out(name, str(error))
+            self.leave_out(name, str(error))
             self.entries.pop(name, None)
 
     @property
@@ -212,7 +213,7 @@ class Turns:
                 if self._strict:
                     raise OptionError(f"--batch-sizes: found {size} for {process.name}, but {why}")
                 if first:
-                    self._leave_out(f"{process.name}, batches of {size}", why)
+                    self.leave_out(f"{process.name}, batches of {size}", why)
                 continue
             process.ask(Child.hold, size, real, noise)
             job = entry.jobs.setdefault(size, Job())

@@ -34,6 +34,16 @@ class Wrong(OnnxRuntimeBackend):
         return Done((3 - super().start(inputs).result()) % 3)
 
 
+class Blind(OnnxRuntimeBackend):
+    """Finds nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(DEFAULT_MODEL)
+
+    def start(self, inputs: Inputs) -> Done:
+        return Done(0 * super().start(inputs).result())
+
+
 @dataclass
 class Pair:
     """A chunk that is computed when it is waited for."""

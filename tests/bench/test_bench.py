@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -101,6 +104,14 @@ def test_nothing_to_measure(contract: Contract, few: tuple[Path]) -> None:
         measured(contract, few, [candidate("refuse", engines.refuse)], sizes=(1,))
 
 
+def test_a_scan_that_fails_costs_the_whole_runs_only(contract: Contract, few: tuple[Path]) -> None:
+    result = measured(contract, few, [candidate("blind", engines.Blind), PLAIN], sizes=(2,))
+    assert [(row.name, row.end_to_end is None) for row in result.rows] == [("blind", True), ("plain", False)]
+    ((what, why),) = result.left_out
+    assert what == "whole runs of blind"
+    assert re.fullmatch(r"1 of 1 scans failed, the first: .*head.nii.gz: no parotid gland found .*", why)
+
+
 def test_other_masks_are_told(contract: Contract, few: tuple[Path]) -> None:
     result = measured(contract, few, [candidate("wrong", engines.Wrong)], sizes=(2,))
     assert not result.all_same
@@ -179,7 +190,12 @@ def test_the_example_scan_is_a_ct(contract: Contract) -> None:
 def test_scans_that_are_not_measured_with_are_named(contract: Contract, few: tuple[Path], tmp_path: Path) -> None:
     shutil.copy(few[0], tmp_path)
     (tmp_path / "damaged.dcm").write_bytes(bytes(128) + b"DICM")
+    nibabel.save(nibabel.Nifti1Image(np.zeros((64, 64, 20), np.int16), np.eye(4)), tmp_path / "constant.nii.gz")
     lines: list[str] = []
-    assert len(scans_for(tmp_path, contract, lines.append)) == 1
-    assert [line.partition(":")[0] for line in lines] == ["not measured with"]
+    assert [path.name for (path,) in scans_for(tmp_path, contract, lines.append)] == [few[0].name]
+    assert [line.partition(":")[0] for line in lines] == ["not measured with"] * 2
     assert "damaged.dcm" in lines[0]
+    assert "constant.nii.gz: " in lines[1]
+    (tmp_path / few[0].name).unlink()
+    with pytest.raises(InputError, match=r"^--scans: .*damaged.dcm: .*; .*constant.nii.gz: [^;]*$"):
+        scans_for(tmp_path, contract)

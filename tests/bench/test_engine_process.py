@@ -82,7 +82,7 @@ def test_whole_runs(plain: EngineProcess, few: tuple[Path]) -> None:
     assert 0 < plain.ask(Child.infer, few[0].parent, 4) < 60
     few[0].with_name("bad.nii.gz").write_bytes(b"no scan")
     try:
-        with pytest.raises(ParotidSegError, match="1 of the scans failed"):
+        with pytest.raises(ParotidSegError, match=r"1 of 2 scans failed, the first: bad.nii.gz: "):
             plain.ask(Child.infer, few[0].parent, 4)
     finally:
         few[0].with_name("bad.nii.gz").unlink()
