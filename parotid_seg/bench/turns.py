@@ -20,7 +20,7 @@ from parotid_seg.bench.selection import noise_like, rotation
 from parotid_seg.bench.stats import median_spread
 from parotid_seg.bench.system_state import gpu_memory_mib
 from parotid_seg.contract import Contract
-from parotid_seg.errors import InputError, OptionError, ParotidSegError
+from parotid_seg.errors import OptionError, ParotidSegError
 from parotid_seg.runtime.engines.autotune import Candidate
 from parotid_seg.scan.chunks import CroppedScan, Inputs
 
@@ -160,7 +160,10 @@ class Turns:
                 used = None if self._gpu is None else gpu_memory_mib(self._gpu)
                 with self.left_out_if_failing(name):
                     running[name] = EngineProcess(entry.candidate, next(iter(self.chunks.values()))[0][0])
-                    self._get_ready(entry, running[name], used)
+                if process := running.get(name):
+                    sizes = self._taken_by(process)
+                    with self.left_out_if_failing(name):
+                        self._get_ready(entry, process, sizes, used)
             yield running
         finally:
             for process in running.values():
@@ -190,8 +193,6 @@ class Turns:
         """Remove an engine that fails from the measurement, and report the reason."""
         try:
             yield
-        except InputError:
-            raise
         except ParotidSegError as error:
             self.leave_out(name, str(error))
             self.entries.pop(name, None)
@@ -202,20 +203,30 @@ class Turns:
         enough = ENOUGH * self._launches / LAUNCHES
         return all(job.spread < STEADY and len(job.real_ms) >= enough for job in jobs)
 
-    def _get_ready(self, entry: MeasuredEngine, process: EngineProcess, used_mib: float | None) -> None:
+    def _taken_by(self, process: EngineProcess) -> list[int]:
+        """The batch sizes that an engine takes; the others are reported before it is measured.
+
+        Raises:
+            OptionError: if it does not take one that the user requested.
+        """
+        largest = process.started.largest_batch
+        beyond = [size for size in self.chunks if largest is not None and size > largest]
+        why = f"the engine was built for at most {largest}"
+        if beyond and self._strict:
+            raise OptionError(f"--batch-sizes: found {beyond[0]} for {process.name}, but {why}")
+        if not self.entries[process.name].started:
+            for size in beyond:
+                self.leave_out(f"{process.name}, batches of {size}", why)
+        return [size for size in self.chunks if size not in beyond]
+
+    def _get_ready(
+        self, entry: MeasuredEngine, process: EngineProcess, sizes: Sequence[int], used_mib: float | None
+    ) -> None:
         """Give a fresh process its chunks, smallest batches first, and record its memory."""
-        started, first = process.started, not entry.started
-        entry.started.append(started)
+        entry.started.append(process.started)
         entry.cold_s.append(process.cold_s)
-        for size, (real, noise) in self.chunks.items():
-            if started.largest_batch is not None and size > started.largest_batch:
-                why = f"the engine was built for at most {started.largest_batch}"
-                if self._strict:
-                    raise OptionError(f"--batch-sizes: found {size} for {process.name}, but {why}")
-                if first:
-                    self.leave_out(f"{process.name}, batches of {size}", why)
-                continue
-            process.ask(Child.hold, size, real, noise)
+        for size in sizes:
+            process.ask(Child.hold, size, *self.chunks[size])
             job = entry.jobs.setdefault(size, Job())
             # in rising order, because engines do not free memory
             job.peak_mib.append(process.ask(Child.memory_mib, size, LEAST_IN_A_ROUND))

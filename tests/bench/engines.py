@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from parotid_seg.errors import ModelError
+from parotid_seg.errors import ModelError, OptionError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.autotune import Candidate
 from parotid_seg.runtime.engines.base import Done
@@ -74,6 +74,11 @@ def crash() -> None:
 def refuse() -> None:
     """Cannot be loaded."""
     raise ModelError("model.onnx: no such operator")
+
+
+def lack() -> None:
+    """Lacks a package."""
+    raise OptionError("PyCUDA is not installed")
 
 
 def stumble() -> None:

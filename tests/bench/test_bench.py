@@ -90,10 +90,11 @@ def test_what_fails_is_left_out_and_told(
     contract: Contract, few: tuple[Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     said: list[str] = []
-    field = [PLAIN, candidate("crash", engines.crash), candidate("refuse", engines.refuse)]
+    failing = (engines.crash, engines.refuse, engines.lack)
+    field = [PLAIN, *(candidate(each.__name__, each) for each in failing)]
     result = measured(contract, few, field, sizes=(2,), say=said.append)
     assert [row.name for row in result.rows] == ["plain"]
-    assert [what for what, _ in result.left_out] == ["crash", "refuse"]
+    assert [what for what, _ in result.left_out] == ["crash", "refuse", "lack"]
     assert "left out: crash: crash: its process ended with status 7" in said
     assert not result.all_same
     assert "- refuse: model.onnx: no such operator" in report(result)
