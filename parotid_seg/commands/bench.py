@@ -67,12 +67,12 @@ def compare(
     quiet: Quiet = False,
     _verbose: Verbose = False,
 ) -> None:
-    """Report what got slower from one bench.json to another, beyond noise.
+    """Report what got slower from one bench.json to another, beyond noise, or gives other masks.
 
     Only rounds in which the machine was undisturbed count; with too few of them all rounds count, and only large
     changes can be detected. An engine is slower if the whole 95 % interval of the change is above 2 %; a missing engine
-    or batch size counts as slower, too. Exit status: 0 nothing is slower, 1 something is slower, 2 the files cannot be
-    compared, 3 undecided.
+    or batch size counts as slower, too. Exit status: 0 nothing is slower, 1 something is slower or has other masks than
+    the model, 2 the files cannot be compared, 3 undecided.
     """
     with one_line_errors():
         from parotid_seg.bench.compare_results import compare_files
@@ -82,4 +82,4 @@ def compare(
         if not quiet:
             for text in comparison.lines():
                 typer.echo(visible(text))
-    raise typer.Exit(1 if comparison.slower else 3 if comparison.undecided else 0)
+    raise typer.Exit(1 if comparison.worse else 3 if comparison.undecided else 0)

@@ -172,7 +172,7 @@ def test_the_command(command: Run, tmp_path: Path, few: tuple[Path]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert (out / "bench.md").read_text() in done.stdout
     assert "## Layers of onnxruntime FP32" in done.stdout
-    assert not compare_files(out / "bench.json", out / "bench.json").slower
+    assert not compare_files(out / "bench.json", out / "bench.json").worse
     with Image.open(out / "bench.png") as picture:
         assert picture.size[0] > 1000
         assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 50

@@ -14,6 +14,8 @@ from parotid_seg.bench.result import SCHEMA, SCHEMA_VERSION
 from parotid_seg.errors import InputError
 from tests.command_line import Run
 
+RAN = {"backend": "some 1.2", "device": "cpu", "precision": "fp32"}
+
 
 def content(seed: int, factors: dict[tuple[str, int], float], disturbed: float = 0.0, **more: Any) -> dict[str, Any]:
     """What compare reads of a result; `factors` by engine and batch size, `disturbed` a share of the rounds."""
@@ -26,13 +28,13 @@ def content(seed: int, factors: dict[tuple[str, int], float], disturbed: float =
     for (engine, size), factor in factors.items():
         moods = 1 + 0.5 * (random.random((3, 15)) < disturbed)
         speed = {"rounds_ms": times(10 * size * factor, moods), "transfers_ms": times(1.0, moods)}
-        rows.setdefault(engine, []).append({"batch_size": size, **speed})
+        rows.setdefault(engine, []).append({"batch_size": size, "slices": 2 * size, **speed})
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "machine": {"processor": "some", "cores": 2},
         "model": {"sha256": "abc"},
-        "rows": [{"name": name, "speeds": speeds} for name, speeds in rows.items()],
+        "rows": [{"name": name, "ran": RAN, "speeds": speeds} for name, speeds in rows.items()],
         **more,
     }
 
@@ -60,7 +62,7 @@ def test_equal_runs(written: Callable[..., Path], command: Run) -> None:
     old, new = written("old.json", content(1, BOTH)), written("new.json", content(2, BOTH))
     found = compare_files(old, new)
     assert [change.verdict for change in found.changes] == ["no change found"] * 3
-    assert not found.slower
+    assert not found.worse
     done = command("bench", "compare", old, new)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("no change found") == 3
@@ -79,6 +81,52 @@ def test_five_per_cent_slower(written: Callable[..., Path], command: Run) -> Non
     assert "ORT, batches of 16: slower: 16" in done.stdout
     assert [change.verdict for change in compare_files(new, old).changes][1] == "faster"
     assert command("bench", "compare", new, old).returncode == 0
+
+
+def test_other_masks_are_no_gain(written: Callable[..., Path], command: Run) -> None:
+    old, found = written("old.json", content(1, BOTH)), content(2, {key: factor / 2 for key, factor in BOTH.items()})
+    for row, within in zip(found["rows"], (False, True), strict=True):
+        for speed in row["speeds"]:
+            speed["parity"] = {"within": within, "dsc": 0.1}
+    new = written("new.json", found)
+    assert [change.verdict for change in compare_files(old, new).changes] == ["other masks", "other masks", "faster"]
+    done = command("bench", "compare", old, new)
+    assert done.returncode == 1
+    assert "ORT, batches of 16: other masks: 1" in done.stdout
+
+
+def test_times_are_compared_per_slice(written: Callable[..., Path]) -> None:
+    old, found = written("old.json", content(1, BOTH)), content(2, {key: 2 * factor for key, factor in BOTH.items()})
+    for row in found["rows"]:
+        for speed in row["speeds"]:
+            speed["slices"] *= 4
+    comparison = compare_files(old, written("new.json", found))
+    assert [change.verdict for change in comparison.changes] == ["faster"] * 3
+    assert all(change.ratio == pytest.approx(0.5, rel=0.02) for change in comparison.changes)
+    assert comparison.notes[0] == (
+        "ORT, batches of 1 label other numbers of slices, their times are compared per slice"
+    )
+    assert " ms for 2 slices, now 20" in comparison.lines()[4]
+    assert " ms for 8; -50" in comparison.lines()[4]
+
+
+def test_what_ran_otherwise_is_told(written: Callable[..., Path]) -> None:
+    old, found = written("old.json", content(1, BOTH)), content(2, BOTH)
+    found["rows"][0]["ran"] = {**RAN, "backend": "some 1.3"}
+    assert compare_files(old, written("new.json", found)).notes == ()
+    found["rows"][0]["ran"] = {**RAN, "device": "cuda:0", "precision": "int8"}
+    notes = compare_files(old, written("new.json", found)).notes
+    assert notes == ("ORT ran otherwise: fp32 on cpu and int8 on cuda:0",)
+
+
+def test_other_files_are_told(written: Callable[..., Path]) -> None:
+    old = written("old.json", content(1, BOTH, inputs={"chunks_of": ["a.nii", "b.nii"]}))
+    for names, notes in (
+        (["b.nii", "a.nii"], ()),
+        (["b.nii", "c.nii"], ("other scans: a.nii and c.nii",)),
+        (["a.nii"], ("other scans: b.nii and none",)),
+    ):
+        assert compare_files(old, written("new.json", content(2, BOTH, inputs={"chunks_of": names}))).notes == notes
 
 
 def test_other_scans_are_reported(written: Callable[..., Path]) -> None:
@@ -109,7 +157,7 @@ def test_a_machine_that_never_came_to_rest_gives_no_verdict(written: Callable[..
     found = compare_files(old, new)
     assert found.transfer == pytest.approx(1.5, rel=0.02)
     assert [change.verdict for change in found.changes] == ["cannot tell"] * 3
-    assert not found.slower
+    assert not found.worse
     done = command("bench", "compare", old, new)
     assert done.returncode == 3
     assert "other work disturbed the machine, measure again when it rests" in done.stdout
@@ -146,7 +194,7 @@ def test_an_engine_that_is_gone_is_told(written: Callable[..., Path]) -> None:
     old = written("old.json", content(1, BOTH))
     new = written("new.json", content(2, {("ORT", 1): 1.0, ("new", 1): 1.0}))
     found = compare_files(old, new)
-    assert found.slower
+    assert found.worse
     assert [line for line in found.lines() if line.endswith(": gone")] == [
         "ORT, batches of 16: gone",
         "OV, batches of 16: gone",
