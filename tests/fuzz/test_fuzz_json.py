@@ -44,13 +44,19 @@ ENTRY = Entry(
     flags=(Flag(FlagCode.UNUSUAL_VOLUME, "parotid_left", 70.5),),
     seconds={"read": 0.25},
 )
-SPEED = {"batch_size": 1, "rounds_ms": [[1.5, 2.0], [1.0, 1.0]], "transfers_ms": [[1.0, 1.0], [1.0, 1.0]]}
+SPEED = {
+    "batch_size": 1,
+    "slices": 1,
+    "parity": {"within": True},
+    "rounds_ms": [[1.5, 2.0], [1.0, 1.0]],
+    "transfers_ms": [[1.0, 1.0], [1.0, 1.0]],
+}
 BENCH = {
     "schema": SCHEMA,
     "schema_version": SCHEMA_VERSION,
     "machine": {"processor": "some", "cores": 2},
     "model": {"sha256": "abc"},
-    "rows": [{"name": "ORT", "speeds": [SPEED]}],
+    "rows": [{"name": "ORT", "ran": {"device": "cpu", "precision": "fp32"}, "speeds": [SPEED]}],
 }
 DATASET = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "gland": "1", "ignore": 2}, "file_ending": ".nii"}
 
