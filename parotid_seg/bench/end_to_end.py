@@ -18,6 +18,7 @@ from parotid_seg.bench.turns import LeaveOut, Progress, Turns
 from parotid_seg.errors import ParotidSegError
 from parotid_seg.files import scratch_folder
 from parotid_seg.runtime.pipeline.sources import Scan
+from parotid_seg.scan.other_formats import files_of_image
 
 RUNS, SCANS_A_RUN = 3, 8
 """Of `parotid-seg infer`: so many for each engine, taking turns, on at least so many scans."""
@@ -54,12 +55,12 @@ def end_to_end(
     Args:
         turns: the engines and their results so far.
         running: their processes.
-        scans: what to segment, in copies if they are few.
+        scans: what to segment, more than once if they are few.
         progress: see `turns.Progress`.
     """
     seconds: dict[str, list[float]] = {name: [] for name in turns.entries}
     with scratch_folder() as folder:
-        count = _copied(scans, folder)
+        count = _gathered(scans, folder)
         for number in range(RUNS):
             progress("whole runs", number, RUNS)
             for name in list(seconds):
@@ -102,11 +103,20 @@ def _some(scans: Sequence[Scan]) -> list[Scan]:
     return [scans[number % len(scans)] for number in range(SCANS_A_RUN)]
 
 
-def _copied(scans: Sequence[Scan], folder: Path) -> int:
-    """Put scans into a folder, at least `SCANS_A_RUN` of them; returns how many."""
+def _gathered(scans: Sequence[Scan], folder: Path) -> int:
+    """Link scans into a folder, at least `SCANS_A_RUN` of them; returns how many. Those that are there already, and all
+    where there are no links, are copied, because `infer` takes each file once."""
     many = scans if len(scans) > SCANS_A_RUN else _some(scans)
     for number, scan in enumerate(many):
-        for path in scan:
-            assert isinstance(path, Path)  # see `selection.scans_for`
-            shutil.copyfile(path, folder / f"{number:04d}-{path.name}")
+        place = folder / f"{number:04d}"
+        place.mkdir()
+        for source in scan:
+            assert isinstance(source, Path)  # see `selection.scans_for`
+            for path in files_of_image(source):
+                target = place / path.name
+                if number < len(scans):
+                    with contextlib.suppress(OSError):
+                        target.symlink_to(path)
+                if not target.is_symlink():
+                    shutil.copyfile(path, target)
     return len(many)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from parotid_seg.bench.child import Child
 from parotid_seg.errors import ParotidSegError
+from parotid_seg.files import PATIENCE_S, scratch_folder
 from parotid_seg.runtime.engines.autotune import Candidate
 from parotid_seg.runtime.pipeline.protocol.worker_stdio import cause, command_of, send
 
@@ -22,7 +25,7 @@ T = TypeVar("T")
 
 
 class EngineProcess:
-    """One engine in a process of its own.
+    """One engine in a process of its own, with a folder for its temporary files, as it is killed in the end.
 
     Args:
         candidate: what it loads.
@@ -34,14 +37,19 @@ class EngineProcess:
         started: how that went.
 
     Raises:
-        ParotidSegError: if the engine cannot be loaded, or its process dies.
+        ParotidSegError: if the engine cannot be loaded, its process dies, or there is no room for temporary files.
     """
 
     def __init__(self, candidate: Candidate, chunk: Inputs) -> None:
         self.name = candidate.name
+        self._scratch = contextlib.ExitStack()
+        self._folder = self._scratch.enter_context(scratch_folder())
         begun = time.perf_counter()
         self._process = subprocess.Popen(
-            command_of("parotid_seg.bench.child"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            command_of("parotid_seg.bench.child"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "TMPDIR": str(self._folder)},
         )
         try:
             self._hear()
@@ -67,13 +75,17 @@ class EngineProcess:
         return answer
 
     def end(self) -> None:
-        """End the process."""
+        """End the process, and remove its temporary files."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
+        until = time.monotonic() + PATIENCE_S
+        while self._folder.exists() and time.monotonic() < until:
+            shutil.rmtree(self._folder, ignore_errors=True)  # its workers live on, and write, for a moment
+        self._scratch.close()
 
     def _hear(self) -> Any:
         assert self._process.stdout is not None

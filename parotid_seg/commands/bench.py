@@ -10,7 +10,7 @@ import typer
 
 from parotid_seg.bench.bench_options import BenchOptions
 from parotid_seg.commands.option_parameters import with_options
-from parotid_seg.commands.shared import Quiet, UsageError, Verbose, extra, one_line_errors
+from parotid_seg.commands.shared import Quiet, UsageError, Verbose, ended_by_sigterm, extra, one_line_errors
 from parotid_seg.commands.terminal import following
 
 
@@ -37,7 +37,7 @@ def bench(
         return
     if out is None:
         raise UsageError("Missing option '--out'.")
-    with one_line_errors(), extra("bench"), following(quiet) as line:
+    with one_line_errors(), extra("bench"), ended_by_sigterm(), following(quiet) as line:
         from parotid_seg.bench.measure import Bench
         from parotid_seg.bench.selection import scans_for, select_engines
         from parotid_seg.bench.speed_chart import draw

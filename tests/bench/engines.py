@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from parotid_seg.bench import end_to_end, engine_process, measure, turns
+from parotid_seg.bench.roofline import Peaks
 from parotid_seg.errors import ModelError, OptionError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.autotune import Candidate
 from parotid_seg.runtime.engines.base import Done
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.scan.chunks import Inputs
+from tests.processes.forked import ForkedPrograms, command
 
 
 class Limited(OnnxRuntimeBackend):
@@ -84,6 +87,16 @@ def lack() -> None:
 def stumble() -> None:
     """Meets a bug."""
     raise ZeroDivisionError("of a library")
+
+
+def endless_whole_runs(*words: str) -> None:
+    """The `parotid-seg` command, of which `bench` goes on with whole runs after a single short launch."""
+    for module in (turns, measure):
+        module.LAUNCHES = 1
+    end_to_end.RUNS, end_to_end.SCANS_A_RUN = 1000, 1
+    measure.measured_peaks = lambda: Peaks({}, {}, None)  # type: ignore[assignment]
+    engine_process.subprocess = ForkedPrograms  # type: ignore[assignment]
+    command(*words)
 
 
 def candidate(name: str, make: Any, precision: str = "fp32") -> Candidate:

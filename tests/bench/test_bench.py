@@ -4,6 +4,8 @@ import dataclasses
 import json
 import re
 import shutil
+import signal
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,11 @@ from parotid_seg.errors import InputError, ParotidSegError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.autotune import Candidate
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
+from parotid_seg.runtime.pipeline.discovery import find_scans
 from tests.bench import engines
 from tests.bench.engines import PLAIN, candidate
 from tests.command_line import Run
-from tests.processes.forked import ForkedPrograms
+from tests.processes.forked import LIGHT, Forked, ForkedPrograms
 from tests.runtime.pipeline.whole_runs.test_dicom_privacy import tellers, tells
 from tests.scan.nifti_marks import mark
 
@@ -178,6 +181,35 @@ def test_the_command(command: Run, tmp_path: Path, few: tuple[Path]) -> None:
         assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 50
     assert tellers(out) == set()
     assert not tells(done.stdout.encode())
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_what_is_interrupted_leaves_no_scan_and_no_mask(
+    tmp_path: Path, few: tuple[Path], number: int, status: int
+) -> None:
+    words = ("--backend", "onnxruntime", "--batch-sizes", "2", "--minutes", "0.01", "--scans", few[0].parent)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    run = partial(engines.endless_whole_runs, "bench", "--out", str(tmp_path / "out"), *map(str, words))
+    bench = Forked(run, {"TMPDIR": str(temporary)}, LIGHT)
+    until = time.monotonic() + 120
+    while not [*temporary.rglob("*.nii.gz")][1:] and time.monotonic() < until:  # the scan, and a mask
+        time.sleep(0.05)
+    before = [path.name for path in temporary.iterdir()]
+    bench.send_signal(number)
+    _, errors = bench.communicate(timeout=60)
+    assert len(before) == 2, errors
+    assert (bench.returncode, "Traceback" in errors) == (status, False)
+    assert [*temporary.iterdir()] == []
+
+
+def test_scans_are_linked_where_they_can(few: tuple[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(end_to_end, "SCANS_A_RUN", 2)
+    assert end_to_end._gathered([few], tmp_path) == 2
+    linked, copied = (tmp_path / number / few[0].name for number in ("0000", "0001"))
+    assert (linked.is_symlink(), copied.is_symlink()) == (True, False)
+    assert linked.read_bytes() == copied.read_bytes() == few[0].read_bytes()
+    assert len(find_scans([tmp_path], ("CT",))[0]) == 2
 
 
 def test_the_example_scan_is_a_ct(contract: Contract) -> None:
