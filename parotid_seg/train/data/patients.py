@@ -132,8 +132,8 @@ def load_patients(
             f"{len(unusable)} of {len(cases)} patients cannot be used: {some_of(map(str, unusable), MOST_NAMES, '; ')}",
             path=data.folder,
         )
-    for error in unusable:
-        raise error
+    if unusable:
+        raise unusable[0]
     return patients
 
 
