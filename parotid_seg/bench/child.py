@@ -42,14 +42,12 @@ class Started:
     Attributes:
         load_s: seconds to import its libraries and load the model.
         first_s: seconds of the first chunk after that.
-        again_s: seconds to load the model once more in this process, with its first chunk.
         ran: what runs the model.
         largest_batch, queue_depth: see `Backend`.
     """
 
     load_s: float
     first_s: float
-    again_s: float
     ran: ExecutionInfo
     largest_batch: int | None
     queue_depth: int
@@ -77,19 +75,22 @@ class Child:
         self._chunks: dict[int, tuple[deque[Inputs], deque[Inputs]]] = {}
 
     def start(self, make: Callable[[], Backend], chunk: Inputs) -> Started:
-        """Load the model and run a chunk; then repeat both, and keep the first model."""
+        """Load the model and run a chunk."""
         begun = time.perf_counter()
         self._backend = backend = make()
         loaded = time.perf_counter()
         backend.start(chunk).result()
         ready = time.perf_counter()
+        return Started(loaded - begun, ready - loaded, backend.ran, backend.largest_batch, backend.queue_depth)
+
+    def start_again(self, make: Callable[[], Backend], chunk: Inputs) -> float:
+        """Seconds to load the model once more in this process, with its first chunk. Its memory may stay in use."""
+        begun = time.perf_counter()
         second = make()
         second.start(chunk).result()
-        again = time.perf_counter()
+        seconds = time.perf_counter() - begun
         second.close()
-        return Started(
-            loaded - begun, ready - loaded, again - ready, backend.ran, backend.largest_batch, backend.queue_depth
-        )
+        return seconds
 
     def hold(self, batch_size: int, real: Sequence[Inputs], noise: Sequence[Inputs]) -> None:
         """Keep the chunks of a batch size, and prepare the engine for their shapes."""

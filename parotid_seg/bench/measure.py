@@ -219,7 +219,7 @@ class Bench:
             entry.candidate.name,
             ran,
             tuple(entry.cold_s),
-            tuple(started.again_s for started in entry.started),
+            tuple(entry.warm_s),
             tuple(speed(size, job) for size, job in entry.jobs.items()),
             end,
             layers,

@@ -92,12 +92,14 @@ class MeasuredEngine:
     Attributes:
         candidate: what it loads.
         started, cold_s: of each launch.
+        warm_s: seconds to load the model once more in the same process, with its first chunk, of each launch.
         jobs: by batch size.
     """
 
     candidate: Candidate
     started: list[Started] = field(default_factory=list)
     cold_s: list[float] = field(default_factory=list)
+    warm_s: list[float] = field(default_factory=list)
     jobs: dict[int, Job] = field(default_factory=dict)
 
     @property
@@ -159,7 +161,7 @@ class Turns:
             for name, entry in list(self.entries.items()):
                 used = None if self._gpu is None else gpu_memory_mib(self._gpu)
                 with self.left_out_if_failing(name):
-                    running[name] = EngineProcess(entry.candidate, next(iter(self.chunks.values()))[0][0])
+                    running[name] = EngineProcess(entry.candidate, self._first_chunk)
                 if process := running.get(name):
                     sizes = self._taken_by(process)
                     with self.left_out_if_failing(name):
@@ -196,6 +198,10 @@ class Turns:
         except ParotidSegError as error:
             self.leave_out(name, str(error))
             self.entries.pop(name, None)
+
+    @property
+    def _first_chunk(self) -> Inputs:
+        return next(iter(self.chunks.values()))[0][0]
 
     @property
     def _steady(self) -> bool:
@@ -236,3 +242,4 @@ class Turns:
             job.transfers_ms.append([])
             if used_mib is not None and self._gpu is not None:
                 job.gpu_mib = (gpu_memory_mib(self._gpu) or used_mib) - used_mib
+        entry.warm_s.append(process.ask(Child.start_again, entry.candidate.make, self._first_chunk))  # memory is known

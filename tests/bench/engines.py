@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
+
+import numpy as np
 
 from parotid_seg.bench import end_to_end, engine_process, measure, turns
 from parotid_seg.bench.roofline import Peaks
@@ -16,6 +18,8 @@ from parotid_seg.runtime.engines.base import Done
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.scan.chunks import Inputs
 from tests.processes.forked import ForkedPrograms, command
+
+HOARDED_MIB = 300
 
 
 class Limited(OnnxRuntimeBackend):
@@ -45,6 +49,16 @@ class Blind(OnnxRuntimeBackend):
 
     def start(self, inputs: Inputs) -> Done:
         return Done(0 * super().start(inputs).result())
+
+
+class Hoarder(OnnxRuntimeBackend):
+    """Keeps memory of each load until its process ends."""
+
+    kept: ClassVar[list[Any]] = []
+
+    def __init__(self) -> None:
+        super().__init__(DEFAULT_MODEL)
+        self.kept.append(np.ones(HOARDED_MIB << 20, np.uint8))
 
 
 @dataclass
