@@ -215,7 +215,7 @@ def add_roofline(result: dict[str, Any], counted: Count, content: Mapping[str, A
     for row in result["contenders"].values():
         if "peaks" in content:
             computing_ms = (row["compute_ms"] or row["ms"])["p50"]
-            found = roofline(counted, computing_ms / 1000, row["precision"], Peaks(**content["peaks"]))
+            found = roofline(counted, "fp32", computing_ms / 1000, row["precision"], Peaks(**content["peaks"]))
             row["roofline"] = found and asdict(found)
         if "bus" in content:
             row["share_of_bus"] = share_of_bus(row["ms"]["p50"], row, content["bus"])

@@ -195,7 +195,8 @@ class Bench:
             ahead_ms = [each for run in every for each in run.ahead_ms]
             point = None
             if device_peaks and size in counts:
-                point = roofline(counts[size], job.median_ms / 1000, ran.precision, device_peaks)
+                seconds, counted_in = job.median_ms / 1000, self._contract.precision
+                point = roofline(counts[size], counted_in, seconds, ran.precision, device_peaks)
             return Speed(
                 batch_size=size,
                 chunks=len(real),

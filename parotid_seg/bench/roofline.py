@@ -86,7 +86,8 @@ class Roofline:
         multiply_adds: counted in the chunk's graph.
         gflops: billion operations a second while computing; a multiply-add is two.
         share_of_products: of the measured peak of the type.
-        least_bytes: weights, inputs and labels, once each.
+        least_bytes: weights, inputs and labels, once each; weights in the narrower one of the graph's type and the type
+            that is computed in.
         share_of_memory: of the measured copy, if only those are moved; None where it is not known.
         unfused_share_of_memory: if every node reads and writes memory. Above 1 the caches, or fusion, keep values.
         share: the least time there can be, products or memory, whichever takes longer, over the time taken.
@@ -101,11 +102,12 @@ class Roofline:
     share: float
 
 
-def roofline(count: Count, seconds: float, precision: str, peaks: Peaks) -> Roofline | None:
+def roofline(count: Count, counted_in: str, seconds: float, precision: str, peaks: Peaks) -> Roofline | None:
     """Compare a chunk's work with the peaks; None if there is no peak of its type.
 
     Args:
-        count: operations in the chunk, counted in the FP32 graph.
+        count: operations in the chunk.
+        counted_in: precision of the graph in which they were counted.
         seconds: computing time.
         precision: type it was computed in.
         peaks: of the machine.
@@ -113,7 +115,7 @@ def roofline(count: Count, seconds: float, precision: str, peaks: Peaks) -> Roof
     peak = peaks.gflops.get(precision)
     if peak is None:
         return None
-    narrowed = WIDTHS[precision] / WIDTHS["fp32"]
+    narrowed = min(1.0, WIDTHS[precision] / WIDTHS[counted_in])
     least_bytes = round(count.weight_bytes * narrowed) + count.boundary_bytes
     gflop = 2 * count.multiply_adds / 1e9
     products_s = gflop / peak
