@@ -18,10 +18,10 @@ def _sizes(text: str) -> tuple[int, ...]:
     Raises:
         OptionError: for anything but whole numbers.
     """
-    try:
-        return tuple(map(int, comma_separated(text)))
-    except ValueError:
-        raise OptionError(f"--batch-sizes: found {text!r}, expected whole numbers, as in 1,4,16") from None
+    words = comma_separated(text)
+    if not all(word.isascii() and word.isdecimal() for word in words):
+        raise OptionError(f"--batch-sizes: found {text!r}, expected whole numbers, as in 1,4,16")
+    return tuple(map(int, words))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ from parotid_seg.commands.option_parameters import with_options
 from parotid_seg.commands.shared import Quiet, UsageError, Verbose, ended_by_sigterm, extra, one_line_errors
 from parotid_seg.commands.terminal import following
 
+NAMES = "bench.json", "bench.md", "bench.png"
+"""Of the results."""
+
 
 @with_options
 def bench(
@@ -34,6 +37,7 @@ def bench(
     pip install 'parotid-seg[bench]'.
     """
     if context.invoked_subcommand is not None:
+        _refuse_options(context)
         return
     if out is None:
         raise UsageError("Missing option '--out'.")
@@ -43,22 +47,33 @@ def bench(
         from parotid_seg.bench.speed_chart import draw
         from parotid_seg.bench.text_report import report
         from parotid_seg.export.build_engine import runnable
-        from parotid_seg.files import make_folder, write_text
+        from parotid_seg.files import check_replaceable, make_folder, write_text
         from parotid_seg.models import model_file
 
+        for name in NAMES:
+            check_replaceable(out / name)
         model = model_file(options.model)
         built = partial(runnable, report=line.say, progress=line.phase)
         selection, contract, gpu = select_engines(model, options.backends, options.device, built, line.say)
         scans = scans_for(options.scans, contract, line.say)
         make_folder(out)
         result = Bench(model, contract, selection, scans, options, gpu=gpu, say=line.say, progress=line.phase).run()
-        write_text(result.to_json(), out / "bench.json")
-        write_text(report(result), out / "bench.md")
-        draw(result, out / "bench.png")
-        for row in report(result).splitlines():
+        text = report(result)
+        for row in text.splitlines():
             line.say(row)
-        line.say(f"wrote bench.json, bench.md and bench.png in {out}")
+        write_text(result.to_json(), out / NAMES[0])
+        write_text(text, out / NAMES[1])
+        draw(result, out / NAMES[2])
+        line.say(f"wrote {', '.join(NAMES)} in {out}")
     raise typer.Exit(0 if result.all_same else 3)
+
+
+def _refuse_options(context: typer.Context) -> None:
+    """Refuse options of `bench` before a subcommand, which does not use them."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if parameter.expose_value and source is not None and source.name != "DEFAULT":
+            raise UsageError(f"{parameter.opts[0]}: not an option of 'bench {context.invoked_subcommand}'")
 
 
 def compare(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from parotid_seg import files
 from parotid_seg.bench import end_to_end, engine_process, roofline, turns
 from parotid_seg.bench import measure as module
 from parotid_seg.bench.bench_options import BenchOptions
@@ -25,7 +26,7 @@ from parotid_seg.bench.roofline import Peaks
 from parotid_seg.bench.selection import scans_for
 from parotid_seg.bench.text_report import report
 from parotid_seg.contract import Contract
-from parotid_seg.errors import InputError, ParotidSegError
+from parotid_seg.errors import InputError, OutputError, ParotidSegError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.autotune import Candidate
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
@@ -145,10 +146,15 @@ def test_scans_that_are_too_short(contract: Contract, few: tuple[Path]) -> None:
         (("--model", "missing.onnx"), "missing.onnx", 2),
         (("--model", __file__), "not an ONNX model", 1),
         (("--backend", "faster"), "--backend: found 'faster', expected one of: onnxruntime, openvino", 2),
-        (("--backend", "tensorrt", "--device", "cpu"), "--backend: found tensorrt, which cannot run", 2),
+        (
+            ("--backend", "tensorrt", "--device", "cpu"),
+            "--backend tensorrt: runs on NVIDIA GPUs, found --device cpu",
+            2,
+        ),
         (("--device", "tpu"), "--device: found 'tpu'", 2),
         (("--batch-sizes", "0"), "--batch-sizes: found 0, expected at least 1", 2),
         (("--batch-sizes", "1,x"), "--batch-sizes: found '1,x', expected whole numbers", 2),
+        (("--batch-sizes", "1_6"), "--batch-sizes: found '1_6', expected whole numbers", 2),
         (("--minutes", "0"), "--minutes: found 0, expected more than 0", 2),
         (("--minutes", "inf"), "--minutes: found inf, expected at most 4294967295", 2),
         (("--scans", "."), "no scan in this folder", 1),
@@ -181,6 +187,36 @@ def test_the_command(command: Run, tmp_path: Path, few: tuple[Path]) -> None:
         assert len(picture.convert("RGB").getcolors(1 << 24) or ()) > 50
     assert tellers(out) == set()
     assert not tells(done.stdout.encode())
+
+
+def test_results_that_cannot_be_written_are_told_first(command: Run, tmp_path: Path) -> None:
+    for name in ("bench.json", "bench.md", "bench.png"):
+        out = tmp_path / name.partition(".")[2]
+        (out / name).mkdir(parents=True)
+        done = command("bench", "--out", out, "--model", "missing.onnx")
+        error = f"parotid-seg: {out / name}: cannot be written (a folder has this name)\n"
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", error)
+
+
+def test_the_report_is_printed_even_if_it_cannot_be_written(
+    command: Run, tmp_path: Path, few: tuple[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(text: str, path: Path) -> None:
+        raise OutputError("cannot be written (No space left on device)", path=path)
+
+    monkeypatch.setattr(files, "write_text", full)
+    words = ("--backend", "onnxruntime", "--batch-sizes", "2", "--minutes", "0.01", "--scans", few[0].parent)
+    done = command("bench", "--out", tmp_path, *words)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "## Batches" in done.stdout
+    assert "wrote" not in done.stdout
+
+
+@pytest.mark.parametrize("option", ["--model=m.onnx", "--out=out", "--batch-sizes=3", "--backend=openvino", "--quiet"])
+def test_compare_takes_no_options_of_bench(command: Run, option: str) -> None:
+    done = command("bench", option, "compare", "a.json", "b.json")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"parotid-seg: {option.partition('=')[0]}: not an option of 'bench compare'")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
