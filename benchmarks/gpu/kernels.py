@@ -92,7 +92,7 @@ def save_chunks(folder: Path, sizes: Sequence[int], scans: Sequence[Path]) -> li
     for scan in scans:
         covered = in_memory([(scan,)], contract)
         for size in sizes:
-            for chunk in rotation(covered, contract, size)[:1]:
+            for chunk in rotation(covered, contract, size).chunks[:1]:
                 paths.append(folder / f"{len(paths)}.npz")
                 np.savez(paths[-1], **pad_to_bucket(chunk)[0])  # type: ignore[arg-type]  # arrays by name
     return paths

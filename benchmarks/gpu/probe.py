@@ -46,7 +46,7 @@ def expected_labels(model: Path, scans: Sequence[Path], sizes: Sequence[int]) ->
     covered = in_memory([(scan,) for scan in scans], cpu.contract)
     found: Expected = {}
     for size in sizes:
-        labelled = [(chunk, labels_of(cpu, chunk)) for chunk in rotation(covered, cpu.contract, size)]
+        labelled = [(chunk, labels_of(cpu, chunk)) for chunk in rotation(covered, cpu.contract, size).chunks]
         if labelled:
             found[size] = sorted(labelled, key=lambda each: -np.count_nonzero(each[1]))[:CHUNKS]
     cpu.close()

@@ -175,7 +175,7 @@ def sweep(
     """A part of the contenders by batch size, each size written when it is done, beside what it has of other parts."""
     done = record.content.get("sweep", {})
     for size in sizes:
-        inputs = rotation(scans, contract, size)
+        inputs = rotation(scans, contract, size).chunks
         if not inputs:
             record.skip(f"batches of {size}", "no scan has so many slices")
             continue
@@ -183,7 +183,7 @@ def sweep(
         result = record.attempt(f"batches of {size}, {part}", work, until=SHARE_OF_SWEEP)
         if result is None:
             continue
-        few = rotation(scans, contract, min(size, COUNTED))[0]
+        few = rotation(scans, contract, min(size, COUNTED)).chunks[0]
         counted = record.guarded(f"operations of batches of {size}", partial(count, model.read_bytes(), few))
         if counted:
             add_roofline(result, scaled(counted, size / len(few["neighbours"])), record.content)

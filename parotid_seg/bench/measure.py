@@ -239,6 +239,6 @@ class Bench:
         shapes = {size: list(real[0]["slices"].shape) for size, (real, _) in self._turns.chunks.items()}
         return {
             "scans": len(self._scans),
-            "chunks_of": [place_of(scan[0]).name for scan in self._scans[:MOST_SCANS]],
+            "chunks_of": [place_of(self._scans[number][0]).name for number in sorted(self._turns.scans)],
             "voxels_of_a_chunk": {str(size): shape for size, shape in shapes.items()},
         }

@@ -22,6 +22,7 @@ import onnxruntime
 
 from parotid_seg.errors import InputError
 from parotid_seg.runtime.engines.onnxruntime.cpu import session_options
+from parotid_seg.runtime.engines.onnxruntime.cuda import check_provider
 from parotid_seg.runtime.engines.onnxruntime.profile import Count
 from parotid_seg.runtime.engines.openvino import TYPES, computes_bf16, cpu_core
 from parotid_seg.system import available_cores
@@ -153,6 +154,7 @@ def _on_cpu(side: int) -> list[Work]:
 
 
 def _on_cuda(side: int, index: int) -> list[Work]:
+    check_provider()
     works: list[Work] = []
     provider = ("CUDAExecutionProvider", {"device_id": str(index), "use_tf32": "0"})
     for precision in ("fp32", "fp16"):

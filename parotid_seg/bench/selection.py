@@ -17,7 +17,7 @@ from parotid_seg.runtime.engines.autotune import Candidate, Say
 from parotid_seg.runtime.engines.base import OUTPUTS
 from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.load import check_fit, gpu_index
-from parotid_seg.runtime.engines.registry import AUTO, CPU, ENGINE_FILE, ENGINES, Engine, Request, candidates
+from parotid_seg.runtime.engines.registry import AUTO, CPU, CUDA, ENGINE_FILE, ENGINES, Engine, Request, candidates
 from parotid_seg.runtime.pipeline.discovery import example_for, find_scans
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.runtime.segmentation.segment import prepare
@@ -71,6 +71,8 @@ def select_engines(model: Path, backends: Sequence[str], device: str, runnable: 
     request = Request(model, contract, index, None, OUTPUTS[0], say)
     if model.suffix == ENGINE_FILE:
         request = replace(request, gpu=index or 0)
+        if find_gpu(index or 0) is None:
+            raise OptionError(f"{model.name}: an engine, which runs on NVIDIA GPUs, found none")
         return Selection(candidates(request), contract, request.gpu)
     on_gpu = (
         [] if device == CPU else _on_gpu(replace(request, gpu=index or 0), engines, bool(backends), device, runnable)
@@ -81,10 +83,19 @@ def select_engines(model: Path, backends: Sequence[str], device: str, runnable: 
         if not any(candidate.backend == engine.name for candidate in selected):
             if device in (AUTO, CPU) and CPU in engine.devices:
                 engine.implementation().load(replace(request, gpu=None))  # its error says what is missing
-            raise OptionError(
-                f"--backend: found {engine.name}, which cannot run {model.name} here on --device {device}"
-            )
+            raise OptionError(f"--backend {engine.name}: {_why_not_measured(engine, model, device)}")
     return Selection(selected, contract, (index or 0) if on_gpu else None)
+
+
+def _why_not_measured(engine: Engine, model: Path, device: str) -> str:
+    if device == CPU and CPU not in engine.devices:
+        return f"runs on NVIDIA GPUs, found --device {device}"
+    if device.startswith(CUDA) and CUDA not in engine.devices:
+        return f"runs on the CPU, found --device {device}"
+    return (
+        f"not measured with {model.name}, as 'infer --backend auto' does not choose it: its masks of such a model have "
+        "not been verified"
+    )
 
 
 def _on_gpu(
@@ -151,17 +162,30 @@ def in_memory(scans: Sequence[Scan], contract: Contract) -> list[CroppedScan]:
     return [prepare(read_scan(scan).volume, contract).crop_to_grid() for scan in scans]
 
 
-def rotation(scans: Sequence[CroppedScan], contract: Contract, batch_size: int) -> list[Inputs]:
+class Rotation(NamedTuple):
+    """Chunks that follow each other.
+
+    Attributes:
+        chunks: different ones of one shape.
+        scans: indices of the scans that they are of.
+    """
+
+    chunks: list[Inputs]
+    scans: set[int]
+
+
+def rotation(scans: Sequence[CroppedScan], contract: Contract, batch_size: int) -> Rotation:
     """Different chunks of a batch size and of one shape, from all along the scans; none if no scan is long enough."""
-    by_shape: dict[tuple[tuple[int, ...], ...], list[Inputs]] = {}
-    for scan in scans:
+    by_shape: dict[tuple[tuple[int, ...], ...], list[tuple[Inputs, int]]] = {}
+    for number, scan in enumerate(scans):
         cutter = SliceChunker(scan, contract.grid)
         last = cutter.depth - batch_size * cutter.step
         for start in np.unique(np.linspace(0, last, 8 * IN_ROTATION).astype(int)) if last >= 0 else ():
             inputs = cutter.chunk(int(start), batch_size).inputs
-            by_shape.setdefault(tuple(array.shape for array in inputs.values()), []).append(inputs)
+            by_shape.setdefault(tuple(array.shape for array in inputs.values()), []).append((inputs, number))
     most = max(by_shape.values(), key=len, default=[])
-    return [most[index] for index in np.unique(np.linspace(0, len(most) - 1, IN_ROTATION).astype(int))] if most else []
+    places = np.unique(np.linspace(0, len(most) - 1, IN_ROTATION).astype(int)) if most else ()
+    return Rotation([most[place][0] for place in places], {most[place][1] for place in places})
 
 
 def noise_like(chunks: Sequence[Inputs]) -> list[Inputs]:

@@ -123,6 +123,7 @@ class Turns:
     Attributes:
         entries: by name. An engine that fails is removed.
         chunks: by batch size those of scans, and of noise.
+        scans: indices of the scans that they are of.
         leave_out: as given.
 
     Raises:
@@ -142,10 +143,12 @@ class Turns:
     ) -> None:
         self.entries = {candidate.name: MeasuredEngine(candidate) for candidate in candidates}
         self.chunks: dict[int, tuple[list[Inputs], list[Inputs]]] = {}
+        self.scans: set[int] = set()
         self._launches = 0
         self.leave_out, self._gpu, self._strict = leave_out, gpu, strict
         for size in sorted(set(sizes)):
-            real = rotation(scans, contract, size)
+            real, numbers = rotation(scans, contract, size)
+            self.scans |= numbers
             if real:
                 self.chunks[size] = real, noise_like(real)
             else:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def real(covered: list[CroppedScan], contract: Contract) -> list[Inputs]:
-    return rotation(covered, contract, 2)
+    return rotation(covered, contract, 2).chunks
 
 
 @pytest.fixture

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
 from parotid_seg.bench import roofline as peaks
+from parotid_seg.errors import InputError
 
 OPERATORS = {
     "fp32": ("MatMul", TensorProto.FLOAT, TensorProto.FLOAT, TensorProto.FLOAT),
@@ -44,6 +46,16 @@ def test_products_are_right() -> None:
         (found,) = peaks._session(precision, "CPUExecutionProvider").run(None, factors)
         expected = factors["one"].astype(np.float64) @ factors["other"].astype(np.float64)
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_without_a_cuda_provider_there_is_one_error_and_no_warning(
+    capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime-gpu is installed")
+    with pytest.raises(InputError, match="has no CUDAExecutionProvider"):
+        peaks.measured_peaks("cuda")
+    assert (len(recwarn), capfd.readouterr().err) == (0, "")
 
 
 def test_peaks_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

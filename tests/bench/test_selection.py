@@ -3,6 +3,7 @@
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +99,27 @@ def test_what_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(module, "find_gpu", lambda index=0: None)
     with pytest.raises(InputError, match="--backend tensorrt: runs on NVIDIA GPUs, found none"):
         field("tensorrt")
-    with pytest.raises(
-        InputError, match=r"--backend: found tensorrt, which cannot run parotid-ct.onnx here on --device"
-    ):
+    with pytest.raises(InputError, match=r"--backend tensorrt: runs on NVIDIA GPUs, found --device cpu"):
         field("tensorrt", device="cpu")
     shutil.copy(__file__, tmp_path / "model.onnx")
     with pytest.raises(ModelError, match="not an ONNX model"):
         field(model=tmp_path / "model.onnx")
+
+
+def test_what_auto_does_not_choose_is_not_measured(tmp_path: Path, gpu: None) -> None:
+    int8 = write_small_model(tmp_path / "small.int8.onnx", replace(CONTRACT, precision="int8"))
+    for backend, model in (("openvino", int8), ("onnxruntime-rtx", DEFAULT_MODEL)):
+        words = f"--backend {backend}: not measured with {model.name}, as 'infer --backend auto' does not choose it"
+        with pytest.raises(InputError, match=words):
+            field(backend, model=model)
+    with pytest.raises(InputError, match=r"--backend openvino: runs on the CPU, found --device cuda"):
+        field("openvino", device="cuda")
+
+
+def test_an_engine_without_a_gpu(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_gpu", lambda index=0: None)
+    with pytest.raises(InputError, match=r"small.engine: an engine, which runs on NVIDIA GPUs, found none"):
+        field(model=engine)
 
 
 GRID = Grid(size=56, spacing_mm=4.0, offsets_mm=(-3.0, 0.0, 3.0))
@@ -117,8 +132,11 @@ def test_chunks_in_rotation_differ_and_have_one_shape() -> None:
     windows = np.array([[-200.0, 300.0]], np.float32)
     covered = CroppedScan(voxels, windows, 3.0, slice(0, 40), slice(0, 40), matrices)
     contract = Contract(("background", "organ"), ("CT",), ((-200.0, 300.0),), GRID)
-    inputs = rotation([covered], contract, 16)
+    inputs, scans = rotation([covered], contract, 16)
+    assert scans == {0}
     assert len(inputs) == IN_ROTATION
     assert len({chunk["slices"].shape for chunk in inputs}) == 1
     assert len({chunk["slices"].tobytes() for chunk in inputs}) == IN_ROTATION
-    assert rotation([covered], contract, 61) == []
+    assert rotation([covered], contract, 61) == ([], set())
+    narrow = replace(covered, voxels=voxels[..., :30], columns=slice(0, 30))
+    assert rotation([narrow, covered, covered], contract, 16).scans == {1, 2}  # chunks of one size only
