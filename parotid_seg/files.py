@@ -302,12 +302,6 @@ def make_folder(path: Path) -> None:
         raise OutputError(f"the folder cannot be made or written to ({reason})", path=path) from error
 
 
-def check_replaceable(path: Path) -> None:
-    """Raise OutputError if a file cannot be written because a folder has its name."""
-    if path.is_dir() and not path.is_symlink():
-        raise OutputError("cannot be written (a folder has this name)", path=path)
-
-
 def make_folder_in(folder: Path, name: str) -> Path:
     """Make a folder in an output folder, unless it exists.
 

@@ -12,6 +12,7 @@ from parotid_seg.bench.bench_options import BenchOptions
 from parotid_seg.commands.option_parameters import with_options
 from parotid_seg.commands.shared import Quiet, UsageError, Verbose, ended_by_sigterm, extra, one_line_errors
 from parotid_seg.commands.terminal import following
+from parotid_seg.errors import OutputError
 
 NAMES = "bench.json", "bench.md", "bench.png"
 """Of the results."""
@@ -47,11 +48,12 @@ def bench(
         from parotid_seg.bench.speed_chart import draw
         from parotid_seg.bench.text_report import report
         from parotid_seg.export.build_engine import runnable
-        from parotid_seg.files import check_replaceable, make_folder, write_text
+        from parotid_seg.files import make_folder, write_text
         from parotid_seg.models import model_file
 
-        for name in NAMES:
-            check_replaceable(out / name)
+        for path in (out / name for name in NAMES):
+            if path.is_dir() and not path.is_symlink():
+                raise OutputError("cannot be written (a folder has this name)", path=path)
         model = model_file(options.model)
         built = partial(runnable, report=line.say, progress=line.phase)
         selection, contract, gpu = select_engines(model, options.backends, options.device, built, line.say)
