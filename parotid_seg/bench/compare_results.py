@@ -269,9 +269,9 @@ def _notes(one: _File, other: _File, shared: Sequence[Key]) -> Iterator[str]:
 
 
 def _change(key: Key, one: _Speed, other: _Speed, best_ms: float) -> Change:
-    medians_ms = (undisturbed_median(each.rounds_ms, each.transfers_ms) for each in (one, other))
+    old_ms, new_ms = (undisturbed_median(each.rounds_ms, each.transfers_ms) for each in (one, other))
     other_masks = other.parity is not None and not other.parity.within
-    change = partial(Change, *key, *medians_ms, (one.slices, other.slices), other_masks)
+    change = partial(Change, *key, old_ms, new_ms, (one.slices, other.slices), other_masks)
     if one.slice_ms == other.slice_ms:
         return change(1.0, 1.0, 1.0)
     old, new = (undisturbed_rounds(each.slice_ms, each.transfers_ms, best_ms) for each in (one, other))

@@ -148,8 +148,8 @@ def scans_for(folder: Path | None, contract: Contract, say: Say = lambda _: None
             errors.append(ScanError(error.reason, path=error.path or place_of(scan[0])))
     if not usable:
         raise InputError(f"--scans: {some_of(map(str, errors), separator='; ')}")
-    for error in errors:
-        say(f"not measured with: {error}")
+    for each in errors:
+        say(f"not measured with: {each}")
     return usable
 
 

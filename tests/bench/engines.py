@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 
 from parotid_seg.bench import end_to_end, engine_process, measure, turns
 from parotid_seg.bench.roofline import Peaks
@@ -105,12 +106,14 @@ def stumble() -> None:
 
 def endless_whole_runs(*words: str) -> None:
     """The `parotid-seg` command, of which `bench` goes on with whole runs after a single short launch."""
-    for module in (turns, measure):
-        module.LAUNCHES = 1
-    end_to_end.RUNS, end_to_end.SCANS_A_RUN = 1000, 1
-    measure.measured_peaks = lambda: Peaks({}, {}, None)  # type: ignore[assignment]
-    engine_process.subprocess = ForkedPrograms  # type: ignore[assignment]
-    command(*words)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (turns, measure):
+            patch.setattr(module, "LAUNCHES", 1)
+        patch.setattr(end_to_end, "RUNS", 1000)
+        patch.setattr(end_to_end, "SCANS_A_RUN", 1)
+        patch.setattr(measure, "measured_peaks", lambda: Peaks({}, {}, None))
+        patch.setattr(engine_process, "subprocess", ForkedPrograms)
+        command(*words)
 
 
 def candidate(name: str, make: Any, precision: str = "fp32") -> Candidate:

@@ -42,7 +42,7 @@ def product(precision: str) -> bytes:
     constants = [numpy_helper.from_array(weights.astype(kinds[precision]), "weights")]
     nodes = [helper.make_node("MatMul", ["slices", "weights"], ["labels"])]
     if precision == "int8":
-        constants.append(numpy_helper.from_array(np.float32(0.5), "scale"))
+        constants.append(numpy_helper.from_array(np.array(0.5, np.float32), "scale"))
         nodes = [
             helper.make_node("DequantizeLinear", ["weights", "scale"], ["wide"]),
             helper.make_node("MatMul", ["slices", "wide"], ["labels"]),
