@@ -21,6 +21,7 @@ from typing import Any
 from gpu import bench, contenders, end_to_end, inputs, record, sweep
 from gpu.record import Record, within
 
+from parotid_seg.bench.selection import Rotation
 from parotid_seg.contract import Contract, Grid
 from parotid_seg.export.onnx_file import with_contract
 from parotid_seg.runtime.engines.base import ExecutionInfo, labels_of
@@ -290,7 +291,7 @@ def test_parts_of_a_sweep_are_put_together(tmp_path: Path, monkeypatch: pytest.M
     """A part that was measured later has the last word on those that both have; each is written at once."""
     kept = Record(tmp_path, 1.0, {})
     results = [{"torch fp32": 10.0, "onnxruntime fp16": 90.0}, {"onnxruntime fp16": 88.0, "torch.compile fp16": 80.0}]
-    monkeypatch.setattr(sweep, "rotation", lambda *_: [{"neighbours": np.zeros(4)}])
+    monkeypatch.setattr(sweep, "rotation", lambda *_: Rotation([{"neighbours": np.zeros(4, np.float32)}], {0}))
     monkeypatch.setattr(sweep, "sweep_size", lambda *_: result_of(results.pop(0)))
     none: Any = None
     monkeypatch.setattr(record, "table", lambda _: "")
