@@ -65,7 +65,10 @@ class Making:
         for case in lost:
             self.private.keep(DataSetCase(case.name, case.series, case.patient))
         if lost:
-            self.say(f"files are missing of {counted(len(lost), 'case')} ({some_of(case.name for case in lost)})")
+            names = some_of(case.name for case in lost)
+            self.say(
+                f"{counted(len(lost), 'case')} of earlier runs lack files, made again if their scans are here: {names}"
+            )
 
     def cases_of(self, candidates: Sequence[CandidateScan]) -> dict[CandidateScan, DataSetCase]:
         """The case of each scan; new ones are numbered in an order that reveals nothing about patients and folders.

@@ -171,8 +171,8 @@ TEXTS: dict[FlagCode, FlagText] = {
     ),
     FlagCode.MATCHED_BY_FRAME: FlagText(
         4,
-        "the images that the RTSTRUCT was drawn on are not there; this is the only scan in its frame of reference, but "
-        "may be another one of the patient",
+        "the images that the RTSTRUCT was drawn on are not there; it was matched to the only scan in its frame of "
+        "reference, which may be another scan of the patient",
     ),
     FlagCode.CONTOURS_OVER_EDGE: FlagText(
         2, "{structure}: {value:.0f} of {detail} contours extend beyond the slices' edges and are clipped"

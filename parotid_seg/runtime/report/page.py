@@ -273,8 +273,8 @@ def shown_of(cases: Sequence[CaseRecord], out: Path) -> list[Shown]:
 
 
 def names_of(cases: Sequence[CaseRecord]) -> list[str]:
-    """Names to tell the cases apart: what has none in the output folder gets as many of the last folders of its path as
-    that takes."""
+    """Names to tell the cases apart. One without a name in the output folder is called by the last part of its path,
+    and by the folders before it as far as others are called the same."""
     names = {case.scan.source: case.name for case in cases if not case.case}
     taken = {case.case for case in cases}
     for depth in range(2, 9):

@@ -140,8 +140,7 @@ class CaseRecord(Record, frozen=True, kw_only=True):
     """A case.
 
     Attributes:
-        case: its name in the output folder; empty for what has none because it is no scan that could be segmented: a
-            refused DICOM series, a damaged file, a missing argument.
+        case: its name in the output folder; empty for a refused DICOM series, a damaged file or a missing argument.
         status: "done" or "failed".
         failure: null unless it failed.
         scan: the segmented scan.

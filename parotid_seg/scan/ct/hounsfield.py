@@ -41,6 +41,7 @@ from parotid_seg.scan.ct.hu_template import (
     soft_tissue_of,
 )
 from parotid_seg.scan.ct.patient import of_patient
+from parotid_seg.scan.label_set import LARGEST_VALUE
 from parotid_seg.scan.volume import Voxels
 
 MOST_SAMPLES = 1 << 18
@@ -63,8 +64,6 @@ BUMP = (700, 1300)
 BUMP_BELOW = (300, 700)
 MOST_BUMP = 2.0
 """Denser bone is rarer: most voxels of the first range for each of the second. The 243 scans: at most 1.3."""
-MOST_LABELS = 255
-"""Highest value of a label map."""
 CLIPPED_LOW, CLIPPED_HIGH = -600, 1100
 """A scan counts as clipped if its lowest or highest value is shared by many voxels and lies within these."""
 LEAST_SAME = 0.005
@@ -176,7 +175,7 @@ def _fault(appearance: Appearance) -> str:
     """Why the intensities cannot be HU; empty if they can."""
     near = f"soft tissue is at {appearance.soft:.0f} and fat at {appearance.fat:.0f}, expected about 40 and -100"
     clipped_at = _clipped(appearance)[0]
-    label_map = "; is it a label map?" if appearance.lowest >= 0 and appearance.highest <= MOST_LABELS else ""
+    label_map = "; is it a label map?" if appearance.lowest >= 0 and appearance.highest <= LARGEST_VALUE else ""
     reasons = (
         (
             appearance.below_air > MOST_BELOW_AIR,
