@@ -78,10 +78,8 @@ def test_cases_whose_files_are_gone_are_in_no_list(dicom: Path, data: Path) -> N
     said: list[str] = []
     built = build([dicom], data, say=said.append)
     assert built.labelled == 3
-    assert (
     text = "3 cases of earlier runs lack files, made again if their scans are here"
     assert f"{text}: case_0001, case_0002, case_0003" in said
-    )
     here = {case_from(data, dicom / f"p{number}") for number in range(3, 6)}
     assert {case for cases in splits(data).values() for case in cases} == here
     assert json.loads((data / "dataset.json").read_text())["counts"]["patients"] == 3
