@@ -3,8 +3,9 @@
     python benchmarks/training/replicates.py DATA --runs runs/replicates --jobs 2    trains what is missing
     python benchmarks/training/replicates_report.py                                  makes table and picture
 
-A pre-training is a seed, and gives three starts: `organs`, a network that has learnt other organs; `organs+contrast`,
-the same trained on by momentum contrast; and `organs+organs`, the same trained on with organs for about as long. These
+A pre-training is a seed, and gives several starts: `organs`, a network that has learnt other organs; and the same
+trained on by momentum contrast (`organs+contrast`), with organs (`organs+organs`) or by masked autoencoding
+(`organs+masked`), each for about as long. `organs+long contrast` has ten times the contrast, in one pre-training. These
 and `scratch` are fine-tuned on each draw of patients, with the pre-training's seed; a draw is the same for all starts.
 `study.py` is the wider study, with one pre-training of each start.
 
@@ -21,11 +22,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from cross_validation import make_fold_data
-from study import AUGMENT, BOTH, BUDGETS, ENCODER, SLICES_AN_EPOCH, Start, machine, run_command, test
+from study import AUGMENT, BOTH, BUDGETS, ENCODER, SLICES_AN_EPOCH, Start, machine, run_command, slug, test
 
 RESULTS = Path(__file__).parents[1] / "results" / "replicates"
 PRETRAININGS = 5
@@ -36,12 +38,16 @@ RATE = 2e-3
 draws; 0.002, again on another kind of CPU, 0.684. In `study.py` the rate matters as little for the other starts."""
 BUDGET = 6
 """Epochs of fine-tuning, of 3,000 slices."""
+MASKED = "masked"
 STARTS = {
     "organs": Start("organs", "scratch", {"epochs": 20}),
     "organs+contrast": Start("contrast", "organs", {"epochs": 20}),
     "organs+organs": Start("organs", "organs", {"epochs": 28}),
+    "organs+masked": Start(MASKED, "organs", {"epochs": 32}),
+    "organs+long contrast": Start("contrast", "organs", {"epochs": 200}),
 }
-"""An epoch of contrast takes 1.4 times as long as one of organs."""
+"""An epoch of contrast takes 1.4 times as long as one of organs, and 1.6 times as long as a masked one."""
+FIRST_PRETRAINING_ONLY = ("organs+long contrast",)
 ARMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("scratch", BOTH),
     ("organs+contrast", BOTH),
@@ -49,10 +55,11 @@ ARMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("organs+contrast", ENCODER),
     ("organs", ENCODER),
     ("organs+organs", BOTH),
+    ("organs+masked", BOTH),
+    ("organs+long contrast", BOTH),
 )
-"""In the order of their turn."""
-MAIN_ARMS = 3
-"""The first of them, which the paper's main claim needs."""
+TURNS = (slice(0, 3), slice(3, 7), slice(7, None))
+"""Arms whose turn comes together, with all pre-trainings: the first decide the paper's main claim."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class Run:
     @property
     def name(self) -> str:
         """Of its folder and its result."""
-        return f"{self.start}-{'-'.join(self.transfer)}-p{self.pretraining}-d{self.draw}"
+        return f"{slug(self.start)}-{'-'.join(self.transfer)}-p{self.pretraining}-d{self.draw}"
 
 
 def drawn(patients: list[str], draw: int) -> list[str]:
@@ -97,12 +104,13 @@ def write(name: str, values: dict[str, Any]) -> None:
 
 
 def wanted() -> list[Run]:
-    """All runs in the order of their turn: the paper's main claim with all pre-trainings, then the other arms."""
+    """All runs in the order of their turn."""
     return [
         Run(start, transfer, pretraining, draw)
-        for arms in (ARMS[:MAIN_ARMS], ARMS[MAIN_ARMS:])
+        for turn in TURNS
         for pretraining in range(PRETRAININGS)
-        for start, transfer in arms
+        for start, transfer in ARMS[turn]
+        if not (pretraining and start in FIRST_PRETRAINING_ONLY)
         for draw in range(DRAWS)
     ]
 
@@ -120,9 +128,14 @@ def work(runs: Path) -> Iterator[str]:
 
 def first_missing(start: str, pretraining: int, runs: Path) -> str | None:
     """The pre-training itself or what it starts from, whichever has to be done first."""
-    if start == "scratch" or (runs / f"{start}-p{pretraining}" / "finished").exists():
+    if start == "scratch" or (runs / pretraining_name(start, pretraining) / "finished").exists():
         return None
-    return first_missing(STARTS[start].source, pretraining, runs) or f"{start}-p{pretraining}"
+    return first_missing(STARTS[start].source, pretraining, runs) or pretraining_name(start, pretraining)
+
+
+def pretraining_name(start: str, pretraining: int) -> str:
+    """Of its folder; its result has "start-" before it."""
+    return f"{slug(start)}-p{pretraining}"
 
 
 class CoreMinutes:
@@ -154,7 +167,7 @@ def do(name: str, data: Path, runs: Path, device: str = "cpu") -> None:
         write(run, {"test": test(data, runs / run / "best.pt", device)})
         return
     for start, pretraining in ((start, number) for start in STARTS for number in range(PRETRAININGS)):
-        if name == f"{start}-p{pretraining}":
+        if name == pretraining_name(start, pretraining):
             pretrain(start, pretraining, data, runs, device)
             return
     fine_tune(next(run for run in wanted() if run.name == name), data, runs, device)
@@ -180,15 +193,21 @@ def fitted(values: dict[str, Any], data: Path, folder: Path, cache: Path, device
 
 def init_of(start: str, pretraining: int, runs: Path) -> str:
     """Initial weights: of a start, or none."""
-    return start if start == "scratch" else str(runs / f"{start}-p{pretraining}" / "run" / "best.pt")
+    return start if start == "scratch" else str(runs / pretraining_name(start, pretraining) / "run" / "best.pt")
 
 
 def pretrain(start: str, pretraining: int, data: Path, runs: Path, device: str) -> None:
-    """One pre-training of a start."""
-    stage, name = STARTS[start].stage, f"{start}-p{pretraining}"
+    """One pre-training of a start. Masked autoencoding takes the place and the settings of the stage "contrast"."""
+    from masked import MaskedTrainer
+
+    from parotid_seg.train.stages import TRAINERS
+
+    masked, name = STARTS[start].stage == MASKED, pretraining_name(start, pretraining)
+    stage = "contrast" if masked else STARTS[start].stage
     values: dict[str, Any] = {"seed": pretraining, "stages": [stage], stage: STARTS[start].settings}
     values["init"] = init_of(STARTS[start].source, pretraining, runs)
-    last = fitted(values, data, runs / name, runs / "cache", device)
+    with patch.dict(TRAINERS, {"contrast": MaskedTrainer} if masked else {}):
+        last = fitted(values, data, runs / name, runs / "cache", device)
     result = {"start": start, "pretraining": pretraining, **asdict(STARTS[start]), "last": last, **machine(device)}
     write(f"start-{name}", result)
     (runs / name / "finished").touch()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from replicates import ARMS, DRAWS, LABELLED, PRETRAININGS, Run, read
+from replicates import ARMS, DRAWS, LABELLED, PRETRAININGS, Run, pretraining_name, read
 from study import BOTH, ENCODER
 from study_report import DOCS, label_of, put_between, row, training_interval
 
@@ -22,6 +22,9 @@ CLAIMS: tuple[tuple[str, Arm, Arm], ...] = (
     ("contrast from organs, against as much more organs", ("organs+contrast", BOTH), ("organs+organs", BOTH)),
     ("organs, against scratch", ("organs", BOTH), ("scratch", BOTH)),
     ("contrast from organs, against scratch", ("organs+contrast", BOTH), ("scratch", BOTH)),
+    ("masked autoencoding from organs, against organs", ("organs+masked", BOTH), ("organs", BOTH)),
+    ("contrast from organs, against masked autoencoding", ("organs+contrast", BOTH), ("organs+masked", BOTH)),
+    ("ten times the contrast, against contrast", ("organs+long contrast", BOTH), ("organs+contrast", BOTH)),
     ("more organs, against organs", ("organs+organs", BOTH), ("organs", BOTH)),
     ("contrast from organs, against organs, encoder only", ("organs+contrast", ENCODER), ("organs", ENCODER)),
     ("encoder and decoder, against encoder only, organs", ("organs", BOTH), ("organs", ENCODER)),
@@ -95,7 +98,7 @@ def minutes(start: str) -> str:
         return "0"
     totals = []
     for number in range(PRETRAININGS):
-        parts = [read(f"start-{name}-p{number}") for name in dict.fromkeys(("organs", start))]
+        parts = [read(f"start-{pretraining_name(name, number)}") for name in dict.fromkeys(("organs", start))]
         if all(parts):
             totals.append(sum(part["last"]["core_minutes"] for part in parts if part))
     return f"{np.median(totals):.0f}" if totals else "not run"

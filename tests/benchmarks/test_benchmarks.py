@@ -47,6 +47,7 @@ ELSEWHERE = {
     "distil.py": "test_teacher.py",
     "replicates.py": "test_replicates.py",
     "replicates_report.py": "test_replicates.py",
+    "masked.py": "test_replicates.py",
     "resources.py": "imported by many_runs.py and node_series.py",
     "slowed.py": "not run, as bench_noise.py",
     "stress_kinds.py": "imported by stress.py; test_stress_kinds.py",

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "training"))
 import replicates
 import replicates_report
+from masked import hidden_patches
 from replicates import Run
 from study import BOTH, Start
 
@@ -57,13 +59,15 @@ def test_what_is_done_in_which_order(results: Write, tmp_path: Path) -> None:
         "organs-p1",
     ]
     for run in replicates.wanted():
-        if run.transfer == BOTH and run.start != "organs+organs":
+        if (run.start, run.transfer) in replicates.ARMS[replicates.TURNS[0]]:
             results(run, 0.5)
     assert list(dict.fromkeys(replicates.work(tmp_path))) == [
         "organs+contrast-p0",
         *(f"organs-encoder-p0-d{draw}" for draw in (0, 1)),
         "organs+organs-p0",
+        "organs+masked-p0",
         *(f"organs-p{pretraining}" for pretraining in range(1, 5)),
+        "organs+long-contrast-p0",
     ]
     for run in replicates.wanted():
         results(run, 0.5)
@@ -94,6 +98,15 @@ def test_the_crossed_interval_is_wider_than_that_over_patients() -> None:
     assert replicates_report.crossed_interval(np.full((5, 2, 40), 1.5)) == (1.5, 1.5)
 
 
+def test_three_quarters_of_the_windows_are_hidden() -> None:
+    hidden = hidden_patches(torch.rand(3, 6, 6))
+    assert hidden.shape == (3, 1, 24, 24)
+    windows = hidden.unflatten(2, (6, 4)).unflatten(4, (6, 4)).float().mean(dim=(3, 5))
+    assert set(windows.unique().tolist()) == {0.0, 1.0}
+    assert windows.mean(dim=(1, 2, 3)).tolist() == [0.75] * 3
+    assert not torch.equal(hidden[0], hidden[1])
+
+
 def test_a_pre_training_and_a_fine_tuning(
     balls: Path,  # noqa: F811
     short_config: Path,  # noqa: F811
@@ -103,7 +116,8 @@ def test_a_pre_training_and_a_fine_tuning(
 ) -> None:
     """With a small network in place of the preset's."""
     monkeypatch.setattr("parotid_seg.train.settings.load_config", partial(load_config, file=short_config))
-    monkeypatch.setattr(replicates, "STARTS", {"organs": Start("organs", "scratch", {"epochs": 1})})
+    masked = Start("masked", "organs", {"epochs": 1})
+    monkeypatch.setattr(replicates, "STARTS", {"organs": Start("organs", "scratch", {"epochs": 1}), "masked": masked})
     monkeypatch.setattr(replicates, "BUDGETS", {6: {"epochs": 1, "calm_epochs": 0}})
     monkeypatch.setattr(replicates, "SLICES_AN_EPOCH", 16)
     monkeypatch.setattr(replicates, "LABELLED", 2)
@@ -127,6 +141,18 @@ def test_a_pre_training_and_a_fine_tuning(
     second = next(replicates.work(runs))
     assert second == "organs-encoder-decoder-p0-d0"
     replicates.do(second, data, runs)
+    replicates.do("masked-p0", data, runs)
+    learnt = replicates.read("start-masked-p0")
+    assert learnt
+    assert learnt["last"]["loss"] > 0
+    passed_on, organs = (
+        torch.load(runs / f"{name}-p0" / "run" / "best.pt")["weights"] for name in ("masked", "organs")
+    )
+    assert torch.equal(passed_on["unet.decoder.0.join.weight"], organs["unet.decoder.0.join.weight"])
+    assert not torch.equal(
+        passed_on["unet.encoder.layers.0.blocks.0.attn.qkv.weight"],
+        organs["unet.encoder.layers.0.blocks.0.attn.qkv.weight"],
+    )
     replicates.do(f"test:{second}", data, runs)
     found = replicates.read(second)
     assert found
