@@ -23,7 +23,7 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
 from parotid_seg.errors import InputError, OptionError, first_line
-from parotid_seg.export.build_engine import runnable
+from parotid_seg.export.find_engine import runnable
 from parotid_seg.models import model_file
 from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.load import load_backend, output_for
@@ -81,7 +81,7 @@ class Segmenter:
             raise OptionError(f"batch_size: found {batch_size!r}, expected a whole number of at least 1, or None")
         tta = tta or flips
         options = SegmentationOptions(clean_up=clean_up, tta=tta, search=search)
-        file = runnable(model_file(model), backend, report=log.warning)
+        file = runnable(model_file(model), backend, device, report=log.warning)
         lines: list[str] = []
         output = output_for(file, tta, log.warning)
         self._backend = load_backend(

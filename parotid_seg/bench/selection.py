@@ -25,7 +25,7 @@ from parotid_seg.scan.chunks import CroppedScan, Inputs, SliceChunker
 from parotid_seg.wording import some_of
 
 Runnable = Callable[[Path, str], Path]
-"""A model file and a backend's name to the file that this backend runs: `export.build_engine.runnable`."""
+"""A model file and a backend's name to the file that this backend runs: `export.find_engine.runnable`."""
 IN_ROTATION = 8
 """Different chunks of a batch size that follow each other, so that none is still in the processor's cache."""
 MOST_SCANS = 8

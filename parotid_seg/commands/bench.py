@@ -47,7 +47,7 @@ def bench(
         from parotid_seg.bench.selection import scans_for, select_engines
         from parotid_seg.bench.speed_chart import draw
         from parotid_seg.bench.text_report import report
-        from parotid_seg.export.build_engine import runnable
+        from parotid_seg.export.find_engine import runnable
         from parotid_seg.files import make_folder, write_text
         from parotid_seg.models import model_file
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from parotid_seg.export.build_engine import Progress, runnable
+from parotid_seg.export.build_engine import Progress
+from parotid_seg.export.find_engine import runnable
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.load import load_backend, output_for
 from parotid_seg.runtime.engines.model_options import ModelOptions
@@ -25,7 +26,7 @@ def load_model(
         ParotidSegError: as `runnable`, `load_backend` and `TritonBackend`.
     """
     if options.triton is None:
-        file = runnable(options.file, options.backend, report=say, progress=progress)
+        file = runnable(options.file, options.backend, options.device, report=say, progress=progress)
         return load_backend(
             file,
             options.backend,

@@ -13,10 +13,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "training"))
 import replicates
 import replicates_report
-from masked import hidden_patches
+from masked import MaskedAutoencoder, hidden_patches
 from replicates import Run
 from study import BOTH, Start
 
+from parotid_seg.train.config import NetworkConfig
+from parotid_seg.train.network import SwinUnet
 from parotid_seg.train.settings import load_config
 from tests.train.conftest import balls, short_config, without_pictures, write_patient  # noqa: F401
 
@@ -107,6 +109,32 @@ def test_three_quarters_of_the_windows_are_hidden() -> None:
     assert not torch.equal(hidden[0], hidden[1])
 
 
+def test_what_is_hidden_does_not_reach_the_encoder() -> None:
+    config = NetworkConfig(embed_dim=8, depths=(1, 1), heads=(2, 2), window=4, stem=(4, 4))
+    model = MaskedAutoencoder(SwinUnet(config, 32, 3, 3), config, 32, 3).eval()
+    images, others = torch.rand(2, 2, 3, 32, 32)
+    hidden = hidden_patches(torch.rand(2, 2, 2))
+    pixels = hidden.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    drawn = model(images, hidden)
+    assert drawn.shape == images.shape
+    assert torch.equal(model(torch.where(pixels, others, images), hidden), drawn)
+    assert not torch.equal(model(torch.where(pixels, images, others), hidden), drawn)
+
+
+def with_test_patient(training: Path, folder: Path) -> Path:
+    """A data set of links to the files of another, and one test patient."""
+    data, test = folder / "data", folder / "test"
+    data.mkdir()
+    for entry in training.iterdir():
+        (data / entry.name).symlink_to(entry)
+    for name in ("imagesTr", "labelsTr", "organsTr"):
+        (test / name).mkdir(parents=True)
+    write_patient(test, "t0", np.random.default_rng(1))
+    for made, source in (("imagesTs", "imagesTr"), ("labelsTs", "labelsTr")):
+        (data / made).symlink_to(test / source)
+    return data
+
+
 def test_a_pre_training_and_a_fine_tuning(
     balls: Path,  # noqa: F811
     short_config: Path,  # noqa: F811
@@ -122,16 +150,7 @@ def test_a_pre_training_and_a_fine_tuning(
     monkeypatch.setattr(replicates, "SLICES_AN_EPOCH", 16)
     monkeypatch.setattr(replicates, "LABELLED", 2)
     monkeypatch.setattr(replicates, "ARMS", (("organs", BOTH),))
-    data, runs = tmp_path / "data", tmp_path / "runs"
-    data.mkdir()
-    for entry in balls.iterdir():
-        (data / entry.name).symlink_to(entry)
-    test = tmp_path / "test"
-    for folder in ("imagesTr", "labelsTr", "organsTr"):
-        (test / folder).mkdir(parents=True)
-    write_patient(test, "t0", np.random.default_rng(1))
-    for made, source in (("imagesTs", "imagesTr"), ("labelsTs", "labelsTr")):
-        (data / made).symlink_to(test / source)
+    data, runs = with_test_patient(balls, tmp_path), tmp_path / "runs"
     first = next(replicates.work(runs))
     assert first == "organs-p0"
     replicates.do(first, data, runs)

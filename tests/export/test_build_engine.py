@@ -17,7 +17,9 @@ from onnx import helper
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import InputError, ModelError, OutputError
 from parotid_seg.export import build_engine as module
-from parotid_seg.export.build_engine import build_engine, usable_engine
+from parotid_seg.export import find_engine
+from parotid_seg.export.build_engine import build_engine
+from parotid_seg.export.find_engine import usable_engine
 from parotid_seg.files import hash_file
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.engine_file import (
@@ -282,8 +284,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT's own options, which need a GPU, through TensorRT-RTX, which has the same interface."""
     tensorrt = dataclasses.replace(trt_library.LIBRARIES["tensorrt"], module="tensorrt_rtx")
     monkeypatch.setitem(trt_library.LIBRARIES, "tensorrt", tensorrt)
-    monkeypatch.setattr(module, "find_gpu", lambda: ADA)
-    monkeypatch.setattr(module, "import_pycuda", lambda _: None)
+    for each in (module, find_engine):
+        monkeypatch.setattr(each, "find_gpu", lambda: ADA)
+    monkeypatch.setattr(find_engine, "import_pycuda", lambda _: None)
 
 
 @rtx
@@ -320,8 +323,9 @@ def test_timings_are_kept_for_the_next_build(stand_in: None, small: Path, tmp_pa
 
 @pytest.fixture
 def on_ada(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_gpu", lambda: ADA)
-    monkeypatch.setattr(module, "import_pycuda", lambda _: None)
+    for each in (module, find_engine):
+        monkeypatch.setattr(each, "find_gpu", lambda: ADA)
+    monkeypatch.setattr(find_engine, "import_pycuda", lambda _: None)
 
 
 @rtx
@@ -355,6 +359,6 @@ def test_no_engine_is_built_for_a_damaged_one_or_from_another_onnx_file(on_ada: 
 
 @rtx
 def test_without_a_gpu_no_engine_is_usable_or_built(monkeypatch: pytest.MonkeyPatch, engine: Path) -> None:
-    monkeypatch.setattr(module, "find_gpu", lambda: None)
+    monkeypatch.setattr(find_engine, "find_gpu", lambda: None)
     with pytest.raises(ModelError, match="no NVIDIA GPU found; not rebuilt: it could not be run here either"):
         usable_engine(engine)

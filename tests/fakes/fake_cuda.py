@@ -24,6 +24,7 @@ import pytest
 from parotid_seg.contract import Contract
 from parotid_seg.export import build_engine as engine_module
 from parotid_seg.export import engine_proof as proof_module
+from parotid_seg.export import find_engine as find_module
 from parotid_seg.export.engine_shapes import input_shapes
 from parotid_seg.runtime.engines.engine_file import BatchProfile
 from parotid_seg.runtime.engines.gpu import Gpu
@@ -52,7 +53,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     uncached = trt_library.log_of.__wrapped__  # the cached one would carry a fake's log over to other tests
     for module in (trt_module, engine_module):
         monkeypatch.setattr(module, "log_of", lambda name: logs.setdefault(name, uncached(name)))
-    for module in (trt_module, engine_module, proof_module):
+    for module in (trt_module, engine_module, find_module, proof_module):
         monkeypatch.setattr(module, "find_gpu", lambda index=0: ADA if index == 0 else None)
     monkeypatch.setattr(cuda_module, "load_driver", lambda: gpu.driver)
     monkeypatch.setattr(engine_module, "_Build", FakeBuild)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from parotid_seg.errors import ModelError
-from parotid_seg.export.build_engine import build_engine, usable_engine
+from parotid_seg.export.build_engine import build_engine
+from parotid_seg.export.find_engine import usable_engine
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.engine_file import (
     BatchProfile,

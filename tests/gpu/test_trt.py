@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from parotid_seg.errors import DeviceMemoryError, ScanError
-from parotid_seg.export.build_engine import build_engine, runnable
+from parotid_seg.export.build_engine import build_engine
+from parotid_seg.export.find_engine import runnable
 from parotid_seg.models import DEFAULT_MODEL, example_folder
 from parotid_seg.runtime.engines.base import labels_of
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions

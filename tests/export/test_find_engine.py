@@ -11,8 +11,9 @@ import pytest
 
 from parotid_seg.api import Segmenter
 from parotid_seg.errors import DeviceError, InputError, ModelError
-from parotid_seg.export import build_engine as module
-from parotid_seg.export.build_engine import build_engine, runnable
+from parotid_seg.export import find_engine as module
+from parotid_seg.export.build_engine import build_engine
+from parotid_seg.export.find_engine import runnable
 from parotid_seg.runtime.engines.engine_file import BatchProfile, EngineOptions, Sidecar, read_sidecar, sidecar_path
 from parotid_seg.runtime.engines.gpu import Gpu
 from parotid_seg.runtime.engines.tensorrt.tensorrt_engine import TensorRtBackend
@@ -39,10 +40,10 @@ def ask(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Ask for an engine; what is told is kept as `ask.said`."""
     monkeypatch.setattr(module, "cache_folder", lambda: tmp_path)
 
-    def ask(model: Path = small, library: str = "tensorrt", batch: BatchProfile = BATCH) -> Path:
+    def ask(model: Path = small, library: str = "tensorrt", batch: BatchProfile = BATCH, device: str = "auto") -> Path:
         asking.said = []
         monkeypatch.setattr(module, "ENGINE_BATCH", batch)
-        return runnable(model, library, report=asking.said.append)
+        return runnable(model, library, device, report=asking.said.append)
 
     asking: Any = ask
     return asking
@@ -87,6 +88,19 @@ def test_each_model_library_gpu_and_batch_has_its_own(ask: Any, small: Path, mon
     write_small_model(small, dataclasses.replace(CONTRACT, labels=("background", "tumour")))
     found.add(ask())
     assert len(found) == 5
+
+
+def test_a_gpu_that_is_not_as_the_first_is_refused(ask: Any, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines are judged and built on the first: one that fits it need not fit another."""
+    own = beside(small)
+    gpus = [Gpu("NVIDIA RTX 4000 Ada", (8, 9), "13.0"), Gpu("NVIDIA A10", (8, 6), "13.0")]
+    monkeypatch.setattr(module, "find_gpu", lambda index=0: gpus[index])
+    for model in (small, own):
+        with pytest.raises(InputError, match=r"^--device cuda:1: found NVIDIA A10 .*CUDA_VISIBLE_DEVICES=1"):
+            ask(model, device="cuda:1")
+        assert ask(model, device="cuda:0").is_file()
+    gpus[1] = gpus[0]
+    assert ask(device="cuda:1") == own
 
 
 def test_one_in_the_cache_that_was_changed_is_built_again(ask: Any) -> None:
@@ -216,7 +230,7 @@ def test_one_beside_the_model_that_is_not_its_own_is_left_alone(
     before = out.read_bytes()
     assert ask().parent == tmp_path / "engines"
     assert out.read_bytes() == before
-    assert any(f"{out}: not used: " in line for line in ask.said) == (why == "damaged sidecar")
+    assert any(f"{out}: not used: " in line for line in ask.said) == (why != "another library")
 
 
 def test_an_engine_file_is_taken_as_it_is(ask: Any, small: Path) -> None:
