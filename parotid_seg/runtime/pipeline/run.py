@@ -165,7 +165,8 @@ def infer_at(
         progress: called with the outcome of every case.
 
     Raises:
-        ParotidSegError: before any case is run, if there is no scan at all; later, if the executor cannot continue.
+        ParotidSegError: before any case is run, if there is no scan at all, or none for which the formats can be
+            written; later, if the executor cannot continue.
         OutputError: if results cannot be written; cases finished before stay complete.
     """
     options.rois.check(executor.contract.labels)
@@ -178,6 +179,7 @@ def infer_at(
             raise InputError(refused[0].failure if refused else "no scan was named")
         run.refuse(refused)
         raise InputError(f"nothing was segmented: none of {len(refused)} scans and files is usable")
+    options.outputs.check_some(scan[0] for scan in scans_found)
     doses = _doses_below(options.dose) if options.dose else None
     make_folder(out)
     with run.journal.writing():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +66,14 @@ class Outputs:
         if dicom and isinstance(source, Path):
             raise ScanError(
                 f"a NIfTI file; --format {dicom[0]} refers to DICOM slices, expected a DICOM series", path=source
+            )
+
+    def check_some(self, sources: Iterable[Source]) -> None:
+        """Raise OptionError if these formats can be written for none of the sources."""
+        dicom = [name for name in self.formats if FORMATS[name].dicom]
+        if dicom and all(isinstance(source, Path) for source in sources):
+            raise OptionError(
+                f"--format {dicom[0]}: it refers to DICOM slices, found only NIfTI files, expected DICOM series"
             )
 
     def write(

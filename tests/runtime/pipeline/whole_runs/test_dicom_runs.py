@@ -240,12 +240,26 @@ def test_a_series_that_lacks_a_slice_fails_by_name_and_the_others_are_done(
 
 
 def test_a_nifti_file_cannot_become_a_structure_set(model: Backend, small: nibabel.Nifti1Image, tmp_path: Path) -> None:
-    nibabel.save(small, tmp_path / "scan.nii.gz")
-    ran = run(model, tmp_path / "scan.nii.gz", tmp_path / "out", "nifti", "rtstruct")
-    assert ran.summary.exit_status == 1
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    nibabel.save(small, scans / "scan.nii.gz")
+    write_image(scans / "series", small)
+    ran = run(model, scans, out, "nifti", "rtstruct")
+    assert ran.summary.exit_status == 3
     (reason,) = ran.errors
-    assert reason.startswith(f"{tmp_path / 'scan.nii.gz'}: a NIfTI file; --format rtstruct")
-    assert not list((tmp_path / "out").glob("scan*"))
+    assert reason.startswith(f"{scans / 'scan.nii.gz'}: a NIfTI file; --format rtstruct")
+    assert not list(out.glob("scan*"))
+
+
+def test_a_format_for_none_of_the_scans_leaves_results_as_they_are(
+    model: Backend, small: nibabel.Nifti1Image, tmp_path: Path
+) -> None:
+    nibabel.save(small, tmp_path / "scan.nii.gz")
+    run(model, tmp_path / "scan.nii.gz", tmp_path / "out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"^--format rtstruct: .* found only NIfTI files, expected DICOM series$"):
+        run(model, tmp_path / "scan.nii.gz", tmp_path / "out", "nifti", "rtstruct")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
 
 
 TILT, TURN = np.deg2rad((15, 10))
