@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from parotid_seg.errors import ModelError
 from parotid_seg.export.parity import Parity, Run
 from parotid_seg.files import scratch_folder
 from parotid_seg.runtime.engines.onnxruntime.cpu import session_options
-from parotid_seg.runtime.engines.rewriting.precision import LADDER, RESAMPLING, is_within, lower, module_of
+from parotid_seg.runtime.engines.rewriting.precision import FALLBACKS, RESAMPLING, in_any, in_modules, lower, module_of
 from parotid_seg.runtime.tolerance import GATES
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Mask
@@ -146,11 +147,10 @@ def _lowest(model: ModelProto, parity: Parity, report: Report) -> ExportCandidat
         report(steps[-1])
         return lowered if row.passed else None
 
-    for count in range(len(LADDER) + 1):
-        rungs = LADDER[:count]
-        fp32_parts = tuple(rung.name for rung in rungs)
+    for count in range(len(FALLBACKS) + 1):
+        fp32_parts = tuple(fallback.name for fallback in FALLBACKS[:count])
         words = f"{' and '.join(fp32_parts) or 'nothing'} in FP32"
-        lowered = passes(lambda node, rungs=rungs: any(rung.holds(node) for rung in rungs), words)  # type: ignore[misc]
+        lowered = passes(partial(in_any, FALLBACKS[:count]), words)
         if lowered is not None:
             return ExportCandidate("fp16", lowered, fp32_parts, tuple(steps))
     modules = list(dict.fromkeys(module_of(node.name) for node in model.graph.node if node.op_type != "Cast"))
@@ -158,22 +158,21 @@ def _lowest(model: ModelProto, parity: Parity, report: Report) -> ExportCandidat
     def needed(among: list[str]) -> list[str]:
         """Modules that cannot be FP16 even if all others of the network are FP32."""
         others = set(modules) - set(among)
-        if passes(lambda node: module_of(node.name) in others or _on_ladder(node), f"{len(others)} modules in FP32"):
+        if passes(
+            lambda node: module_of(node.name) in others or in_any(FALLBACKS, node), f"{len(others)} modules in FP32"
+        ):
             return []
         half = len(among) // 2
         return among if len(among) == 1 else needed(among[:half]) + needed(among[half:])
 
     culprits = needed(modules)
     lowered = passes(
-        lambda node: is_within(node, culprits) or _on_ladder(node), f"{', '.join(culprits)} and the ladder in FP32"
+        lambda node: in_modules(node.name, culprits) or in_any(FALLBACKS, node),
+        f"{', '.join(culprits)} and all fallbacks in FP32",
     )
     if lowered is None:
         raise ModelError(f"FP16 fails the comparison even with {', '.join(culprits)} in FP32; the last: {steps[-1]}")
-    return ExportCandidate("fp16", lowered, (*(rung.name for rung in LADDER), *culprits), tuple(steps))
-
-
-def _on_ladder(node: NodeProto) -> bool:
-    return any(rung.holds(node) for rung in LADDER)
+    return ExportCandidate("fp16", lowered, (*(fallback.name for fallback in FALLBACKS), *culprits), tuple(steps))
 
 
 def _session(model: ModelProto) -> onnxruntime.InferenceSession:
@@ -205,7 +204,7 @@ def quantise(model: ModelProto, calibration: list[Inputs], *, symmetric: bool) -
             point, which is finer, and faster on CPUs.
     """
     step = max(1, -(-len(calibration) // MOST_CHUNKS))
-    excluded = [node.name for node in model.graph.node if is_within(node, NOT_QUANTISED)]
+    excluded = [node.name for node in model.graph.node if in_modules(node.name, NOT_QUANTISED)]
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)  # it recommends a preprocessing that this graph does not need
     try:

@@ -30,7 +30,7 @@ from parotid_seg.runtime.engines.onnxruntime.cuda import OnnxRuntimeCudaBackend
 from parotid_seg.runtime.engines.onnxruntime.io_binding import IoBindingSession
 from parotid_seg.runtime.engines.onnxruntime.profile import Count
 from parotid_seg.runtime.engines.rewriting.gpu_graph import _file
-from parotid_seg.runtime.engines.rewriting.precision import LADDER, lower, with_whole_weights
+from parotid_seg.runtime.engines.rewriting.precision import FALLBACKS, lower, with_whole_weights
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.train.checkpoint import Checkpoint, build_network, save_checkpoint
 from parotid_seg.train.config import NetworkConfig, TrainConfig
@@ -92,7 +92,7 @@ def test_everything_there_is_on_a_cpu(
     fp32.write_bytes(with_contract(*translated))
     scan, checkpoint = balls / "imagesTr" / "p4_0000.nii.gz", trained / "best.pt"
     half = tmp_path / "half.onnx"
-    half.write_bytes(_file(lower(with_whole_weights(translated[0]), "fp16", LADDER[0].holds), translated[1], {}))
+    half.write_bytes(_file(lower(with_whole_weights(translated[0]), "fp16", FALLBACKS[0].holds), translated[1], {}))
     monkeypatch.setattr(bench, "first_use", lambda model, *_: FIRST_USE if model == fp32 else None)
     options = ("--fp32", fp32, "--fp16", half, "--workers", 1, "--many", 2, "--minutes", 20)
     found = measured(scan, checkpoint, tmp_path, *options, "--batch-sizes", 2, 500)

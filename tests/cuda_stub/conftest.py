@@ -21,7 +21,7 @@ from parotid_seg.export.onnx_file import with_contract
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.rewriting.gpu_graph import _fused
-from parotid_seg.runtime.engines.rewriting.precision import LADDER, lower, with_whole_weights
+from parotid_seg.runtime.engines.rewriting.precision import FALLBACKS, lower, with_whole_weights
 from tests.cuda_stub.build import LIBRARIES
 from tests.processes.workers import shared_folder
 
@@ -84,7 +84,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The packaged model in FP16, whose masks nobody has compared."""
 
     def make(folder: Path) -> None:
-        resampling = LADDER[0]
+        resampling = FALLBACKS[0]
         model = lower(with_whole_weights(onnx.load(DEFAULT_MODEL)), "fp16", resampling.holds)
         contract = dataclasses.replace(read_model(DEFAULT_MODEL)[1], precision="fp16")
         (folder / "half.onnx").write_bytes(with_contract(model, contract))

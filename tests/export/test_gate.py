@@ -143,7 +143,7 @@ def test_overflowing_activations_fail_in_fp16(overflowing_graph: tuple[onnx.Mode
     assert proof.rows[0].not_finite or proof.rows[1].not_finite
 
 
-def test_the_ladder_ends_where_the_overflow_is(overflowing_graph: tuple[onnx.ModelProto, Contract, Parity]) -> None:
+def test_fallbacks_end_where_the_overflow_is(overflowing_graph: tuple[onnx.ModelProto, Contract, Parity]) -> None:
     model, _, parity = overflowing_graph
     said: list[str] = []
     candidate = make("fp16", model, parity, said.append)

@@ -15,7 +15,7 @@ from parotid_seg.export.onnx_file import halve_weights
 from parotid_seg.export.ops_by_dtype import of_graph, of_run, work_of
 from parotid_seg.export.parity import Parity
 from parotid_seg.export.window_order import in_window_order
-from parotid_seg.runtime.engines.rewriting.precision import LADDER, lower, module_of
+from parotid_seg.runtime.engines.rewriting.precision import FALLBACKS, in_any, lower, module_of
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.train.checkpoint import Checkpoint
 from tests.export.conftest import Translation, two_patients
@@ -77,15 +77,17 @@ def types_of(model: onnx.ModelProto) -> dict[str, int]:
     return {node.name: kinds[node.output[0]] for node in graph.node}
 
 
-@pytest.mark.parametrize("rungs", [0, 1, 4])
-def test_fp16_is_where_it_is_asked_for(translated: tuple[onnx.ModelProto, Contract], chunk: Inputs, rungs: int) -> None:
-    kept = LADDER[:rungs]
-    lowered = lower(translated[0], "fp16", lambda node: any(rung.holds(node) for rung in kept))
+@pytest.mark.parametrize("fallbacks", [0, 1, 4])
+def test_fp16_is_where_it_is_asked_for(
+    translated: tuple[onnx.ModelProto, Contract], chunk: Inputs, fallbacks: int
+) -> None:
+    kept = FALLBACKS[:fallbacks]
+    lowered = lower(translated[0], "fp16", lambda node: in_any(kept, node))
     onnx.checker.check_model(lowered, full_check=True)
     kinds = types_of(lowered)
     for node in translated[0].graph.node:
         if node.op_type in ("MatMul", "Conv", "LayerNormalization", "Softmax", "Gelu"):
-            wanted = TensorProto.FLOAT if any(rung.holds(node) for rung in kept) else TensorProto.FLOAT16
+            wanted = TensorProto.FLOAT if in_any(kept, node) else TensorProto.FLOAT16
             assert kinds[node.name] == wanted, node.name
     assert [v.type.tensor_type.elem_type for v in lowered.graph.input] == [
         v.type.tensor_type.elem_type for v in translated[0].graph.input
@@ -103,7 +105,7 @@ def test_an_output_keeps_its_type(two_channels: Translation) -> None:
 
 def test_bf16_needs_a_newer_opset_and_is_well_formed(translated: tuple[onnx.ModelProto, Contract]) -> None:
     newer = onnx.version_converter.convert_version(translated[0], 22)
-    lowered = lower(newer, "bf16", LADDER[0].holds)
+    lowered = lower(newer, "bf16", FALLBACKS[0].holds)
     onnx.checker.check_model(lowered, full_check=True)
     assert TensorProto.BFLOAT16 in types_of(lowered).values()
 
@@ -116,7 +118,7 @@ def test_a_weight_that_fp16_cannot_hold_is_named(translated: tuple[onnx.ModelPro
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
     with pytest.raises(ModelError, match=r"unet\.classify\.weight: found .* more than float16"):
         lower(large, "fp16", lambda _: False)
-    lower(large, "fp16", LADDER[1].holds)
+    lower(large, "fp16", FALLBACKS[1].holds)
 
 
 def test_the_count_agrees_with_torch(checkpoint: Checkpoint, chunk: Inputs, work: dict[str, int]) -> None:

@@ -16,7 +16,7 @@ from onnx import ModelProto, helper, numpy_helper
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.rewriting.fusion import fused
-from parotid_seg.runtime.engines.rewriting.precision import LADDER, lower, with_whole_weights
+from parotid_seg.runtime.engines.rewriting.precision import FALLBACKS, lower, with_whole_weights
 from parotid_seg.scan.chunks import Inputs, chunks
 from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.nifti import scan_of_image
@@ -98,7 +98,7 @@ def test_it_computes_the_same_with_half_the_nodes(
 def test_fp16_is_fused_too(
     plain: ModelProto, chunk: Inputs, expected: tuple[NDArray[np.float32], NDArray[np.uint8]]
 ) -> None:
-    model = fused(lower(plain, "fp16", LADDER[0].holds))
+    model = fused(lower(plain, "fp16", FALLBACKS[0].holds))
     scores, labels = scores_and_labels(model, chunk)
     assert float(np.abs(scores - expected[0]).max()) < 0.05
     assert np.count_nonzero(labels != expected[1]) <= 0.002 * np.count_nonzero(expected[1])
@@ -139,6 +139,6 @@ def test_values_that_others_take_stay(
 
 
 def test_an_attention_of_two_precisions_stays(plain: ModelProto) -> None:
-    softmax_in_fp32 = lower(plain, "fp16", LADDER[2].holds)
+    softmax_in_fp32 = lower(plain, "fp16", FALLBACKS[2].holds)
     found = count(fused(softmax_in_fp32))
     assert (found["MultiHeadAttention"], found["Softmax"], found["SkipLayerNormalization"]) == (0, 12, 26)

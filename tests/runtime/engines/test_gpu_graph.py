@@ -82,7 +82,7 @@ def test_parts_stay_in_fp32_until_the_masks_are_the_same(monkeypatch: pytest.Mon
 
 
 def test_one_with_other_masks_is_neither_used_nor_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "LADDER", precision.LADDER[:1])
+    monkeypatch.setattr(precision, "FALLBACKS", precision.FALLBACKS[:1])
     monkeypatch.setattr(EngineBenchmark, "example_mask", lambda *_: EVERYWHERE)
     monkeypatch.setattr(EngineBenchmark, "difference", lambda *_: FAR)
     with pytest.raises(ModelError) as raised:

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,16 +111,16 @@ def _half(model: Path, content: bytes, contract: Contract) -> bytes:
     """
     import onnx
 
-    from parotid_seg.runtime.engines.rewriting.precision import LADDER, lower, with_whole_weights
+    from parotid_seg.runtime.engines.rewriting.precision import FALLBACKS, in_any, lower, with_whole_weights
 
     whole, trial = with_whole_weights(onnx.load_from_string(content)), EngineBenchmark(contract)
     expected = trial.example_mask(OnnxRuntimeBackend(model))
     if not expected.any():
         raise InputError("nothing is found in the example scan to check the FP16 graph on")
     failure = ""
-    for rungs in (LADDER[:count] for count in range(1, len(LADDER) + 1)):
+    for fallbacks in (FALLBACKS[:count] for count in range(1, len(FALLBACKS) + 1)):
         try:
-            lowered = lower(whole, "fp16", lambda node, rungs=rungs: any(rung.holds(node) for rung in rungs))  # type: ignore[misc]
+            lowered = lower(whole, "fp16", partial(in_any, fallbacks))
         except ModelError as error:
             failure = error.reason
             continue
@@ -127,7 +128,7 @@ def _half(model: Path, content: bytes, contract: Contract) -> bytes:
         apart = trial.difference(expected, _example_mask(lowered, half_contract, trial))
         if GATES["fp16"].admits(apart):
             checked = {"against": model.name, "with": "onnxruntime on the CPU", **dataclasses.asdict(apart)}
-            return _file(lowered, half_contract, {**checked, "kept_in_fp32": [rung.name for rung in rungs]})
+            return _file(lowered, half_contract, {**checked, "kept_in_fp32": [each.name for each in fallbacks]})
         failure = f"other masks of the example scan on the CPU: {apart}"
     raise ModelError(failure)
 

@@ -24,8 +24,8 @@ PASSING = {
 
 
 @dataclass(frozen=True)
-class Rung:
-    """An FP32 fallback: nodes that are set back to FP32 if the tolerance fails without it.
+class Fallback:
+    """Nodes that are set back to FP32 if the tolerance fails without it.
 
     Attributes:
         name: its name in reports.
@@ -39,16 +39,16 @@ class Rung:
 
     def holds(self, node: NodeProto) -> bool:
         """Whether a node belongs to this fallback."""
-        return node.op_type in self.operators or is_within(node, self.modules)
+        return node.op_type in self.operators or in_modules(node.name, self.modules)
 
 
 RESAMPLING = ("to_grid", "from_grid", "")
 """Modules around the network."""
-LADDER = (
-    Rung("resampling", modules=RESAMPLING),
-    Rung("last layer", modules=("unet.classify",)),
-    Rung("softmax", operators=("Softmax",)),
-    Rung("LayerNorm", operators=("LayerNormalization",)),
+FALLBACKS = (
+    Fallback("resampling", modules=RESAMPLING),
+    Fallback("last layer", modules=("unet.classify",)),
+    Fallback("softmax", operators=("Softmax",)),
+    Fallback("LayerNorm", operators=("LayerNormalization",)),
 )
 """FP32 fallbacks, least costly first: parts where rounding moves an outline, then parts that may overflow."""
 
@@ -58,15 +58,16 @@ def module_of(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def is_within(node: NodeProto, modules: Iterable[str]) -> bool:
-    """Whether a node belongs to one of these modules, or to a module within; "" is the outside of all modules."""
-    return in_modules(node.name, modules)
-
-
 def in_modules(name: str, modules: Iterable[str]) -> bool:
-    """Whether a node of this name belongs to one of these modules, as `is_within`."""
+    """Whether a node of this name belongs to one of these modules, or to a module within; "" is the outside of all
+    modules."""
     node_module = module_of(name)
     return any(node_module == module or (module and node_module.startswith(f"{module}.")) for module in modules)
+
+
+def in_any(fallbacks: Iterable[Fallback], node: NodeProto) -> bool:
+    """Whether a node belongs to one of these fallbacks."""
+    return any(fallback.holds(node) for fallback in fallbacks)
 
 
 def with_whole_weights(model: ModelProto) -> ModelProto:
