@@ -73,7 +73,7 @@ def figures_of(glands: list[Gland], calibration: Calibration) -> dict[str, Any]:
 def left_out_floor(gland: Gland, glands: list[Gland], calibration: Calibration) -> float:
     """The floor of a gland by a calibration on the other patients."""
     others = [each for each in glands if each.patient != gland.patient]
-    contract = read_model(DEFAULT_MODEL)[1]
+    contract = read_model(DEFAULT_MODEL).contract
     found = [each for each in calibrate(others, contract, "") if each.structures == calibration.structures]
     if not found:
         raise SystemExit(
@@ -167,7 +167,7 @@ def rounded(values: Any) -> Any:
 
 def store(calibrations: tuple[Calibration, ...], limits: OperatingRange | None, path: Path) -> None:
     """Write both into a model file, and its new hash into the record of its comparison beside it."""
-    content, contract = read_model(path)
+    content, contract, _ = read_model(path)
     changed = with_new_contract(
         content, dataclasses.replace(contract, calibrations=calibrations, operating_range=limits)
     )
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
     parser.add_argument("--store", type=Path, metavar="MODEL.onnx", help="the model file that gets the calibration")
     arguments = parser.parse_args()
-    contract = read_model(arguments.store or DEFAULT_MODEL)[1]
+    contract = read_model(arguments.store or DEFAULT_MODEL).contract
     masks, made = all_held_out(arguments.masks, arguments.made)
     if not made:
         parser.error("expected --made with a folder of masks")

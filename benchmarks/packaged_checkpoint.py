@@ -28,7 +28,7 @@ from parotid_seg.train.model_weights import network_weights, read_model_weights
 
 def unproven_checkpoint() -> Checkpoint:
     """The packaged model's checkpoint, without the comparison of its masks."""
-    contract = read_model(DEFAULT_MODEL)[1]
+    contract = read_model(DEFAULT_MODEL).contract
     config = dataclasses.replace(
         TrainConfig(), grid=contract.grid, window_hu=contract.windows[0] or TrainConfig().window_hu
     )
@@ -51,7 +51,7 @@ def packaged_checkpoint(out: Path, scans: Path | None = None) -> list[ScanParity
     Raises:
         SystemExit: if they are not the same as an export's would have to be; nothing is written then.
     """
-    checkpoint, contract = unproven_checkpoint(), read_model(DEFAULT_MODEL)[1]
+    checkpoint, contract = unproven_checkpoint(), read_model(DEFAULT_MODEL).contract
     parity = Parity(checkpoint.network(), contract, scans or example_folder(), BatchProfile())
     rows = parity.check(
         partial(labels_of, load_backend(DEFAULT_MODEL, "onnxruntime", "cpu")), GATES[contract.precision]

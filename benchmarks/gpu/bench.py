@@ -194,7 +194,7 @@ def after_sweep(
 ) -> None:
     """The end-to-end runs and the trace, with the fastest of ours."""
     name, size, rate = fastest(record.content.get("sweep", {}), [name for name, entry in found.items() if entry.infer])
-    contract = read_model(Path(found[name].infer["--model"]))[1]
+    contract = read_model(Path(found[name].infer["--model"])).contract
     covered = in_memory([(scan,) for scan in scans[:MOST_SCANS]], contract)
     samples = float(np.mean([sum(chunk.size for chunk in cut(scan, contract.grid, size)) for scan in covered]))
     about = {
@@ -250,7 +250,7 @@ def measure_sweep(
     if part != EAGER:  # beside them, so that they are measured in turns with what they are compared with
         best = record.attempt("the fastest of ours", partial(fastest, record.content.get("sweep", {}), ours))
         names = [name for name in (REFERENCE, best[0] if best else "") if name in entries] + names
-    contract = read_model(options.fp32)[1]
+    contract = read_model(options.fp32).contract
     covered = in_memory([(scan,) for scan in scans[:MOST_SCANS]], contract)
     memory = DeviceMemory(gpu)
     ready = load_all({name: entries[name] for name in names}, record, memory)

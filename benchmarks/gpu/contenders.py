@@ -113,7 +113,7 @@ def load_exactly(path: Path, engine: str, device: str) -> Backend:
     Raises:
         ParotidSegError: if it cannot be loaded.
     """
-    contract = read_sidecar(path).contract if path.suffix == ENGINE_FILE else read_model(path)[1]
+    contract = read_sidecar(path).contract if path.suffix == ENGINE_FILE else read_model(path).contract
     request = Request(path, contract, gpu_index(device), None, OUTPUTS[0], print)
     return ENGINES[engine].implementation().load(request)
 

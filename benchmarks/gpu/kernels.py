@@ -87,7 +87,7 @@ def record(
 
 def save_chunks(folder: Path, sizes: Sequence[int], scans: Sequence[Path]) -> list[Path]:
     """Chunks of these sizes, padded as for a GPU, for numpy to load."""
-    contract = read_model(DEFAULT_MODEL)[1]
+    contract = read_model(DEFAULT_MODEL).contract
     paths: list[Path] = []
     for scan in scans:
         covered = in_memory([(scan,)], contract)

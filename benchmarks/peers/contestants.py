@@ -123,7 +123,7 @@ def ours(ground: Ground) -> dict[str, Contestant]:
         return [sys.executable, str(script), str(ground.checkpoint), str(job.out), *map(str, job.scans)]
 
     def network() -> dict[str, object]:
-        contract = read_model(DEFAULT_MODEL)[1]
+        contract = read_model(DEFAULT_MODEL).contract
         window = [contract.grid.size] * 2
         cost = {"parameters": contract.cost["parameters"], "multiply_adds_a_window": contract.cost["multiply_adds"]}
         return {**cost, "window": window}

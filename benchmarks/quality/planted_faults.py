@@ -138,7 +138,7 @@ def shares(signs: Mapping[str, Signs], size: int, draws: int, words: str) -> dic
 
 def with_window(path: Path) -> Path:
     """Write the packaged model with another window in its contract."""
-    content, contract = read_model(DEFAULT_MODEL)
+    content, contract, _ = read_model(DEFAULT_MODEL)
     path.write_bytes(with_contract(onnx.load_from_string(content), replace(contract, windows=(WINDOW,))))
     return path
 

@@ -141,7 +141,7 @@ def patients_and_backends(arguments: argparse.Namespace) -> Iterator[tuple[str, 
         yield from ((each, backend) for each in chosen(arguments.data, arguments.patients, arguments.without))
         return
     masks, made = held_out(arguments.held_out, "")
-    content, contract = read_model(arguments.model)
+    content, contract, _ = read_model(arguments.model)
     glands, seen = measured(arguments.data, masks, contract)
     for number in range(GROUPS):
         others = len(masks) - len(list(masks)[number::GROUPS])

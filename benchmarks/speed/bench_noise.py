@@ -43,7 +43,7 @@ SLOWED = {
 
 def measured(make: Callable[[], Backend], minutes: float, path: Path) -> Result:
     """One run, kept as its bench.json."""
-    contract = read_model(DEFAULT_MODEL)[1]
+    contract = read_model(DEFAULT_MODEL).contract
     candidate = Candidate("onnxruntime", "onnxruntime", "fp32", DEFAULT_MODEL, make)
     options = BenchOptions(batch_sizes=SIZES, minutes=minutes)
     result = Bench(DEFAULT_MODEL, contract, [candidate], scans_for(None, contract), options).run()

@@ -122,7 +122,7 @@ def profile_layers(model: Path, backend: Backend, inputs: Inputs, *, repeats: in
         OutputError: as `profile.count_nodes`.
         DeviceMemoryError: if the GPU's memory does not suffice for a second one.
     """
-    content = b"" if model.suffix == ".engine" else read_model(model)[0]
+    content = b"" if model.suffix == ".engine" else read_model(model).content
     timing = _timed(content, backend, inputs, repeats)
     work: Counter[str] = Counter()
     for node in count_nodes(content, inputs, optimised=False) if content else ():

@@ -231,7 +231,7 @@ def model_for_hosts(
             f"GPU first, with parotid-seg export --engine {backend}"
         )
     else:
-        files = {file.name: read_model(file)[0]}
+        files = {file.name: read_model(file).content}
     return ModelForHosts(
         file.name,
         files,

@@ -70,7 +70,7 @@ def build_engine(
     described = library_named(library)
     trt, gpu = ready_to_build(library, options, timing_cache)
     options = options.for_library(library)
-    content, contract = read_model(onnx_path)
+    content, contract, onnx_sha256 = read_model(onnx_path)
     shapes = input_shapes(contract, profile)
     make_folder(out.parent)
     report(f"building {out} with {described.title} {trt.__version__} for {profile}")
@@ -80,7 +80,7 @@ def build_engine(
         contract=contract,
         precision=contract.precision,
         onnx_name=onnx_path.name,
-        onnx_sha256=hashlib.sha256(content).hexdigest(),
+        onnx_sha256=onnx_sha256,
         library=library,
         library_version=trt.__version__,
         gpu=gpu.name if gpu else None,

@@ -111,7 +111,7 @@ def _engine_of(model: Path, library: str, report: Report, progress: Progress | N
         raise DeviceError(f"{described.title} {trt.__version__} makes no engines for this GPU: {reason}")
     import_pycuda(library)  # before minutes of building: without it none runs
     beside = model.with_suffix(".engine")
-    if _built_from(beside, library, _model_hash(model), report):
+    if _built_from(beside, library, read_model(model).sha256, report):
         return usable_engine(beside, report=report, progress=progress)
     return _cached(model, library, ENGINE_BATCH, EngineOptions(), report, progress)
 
@@ -125,7 +125,7 @@ def _cached(
     progress: Progress | None,
 ) -> Path:
     """The engine of a model file for this machine's GPU in the user's cache; built if there is none."""
-    trt, gpu, onnx_sha256 = import_library(library), find_gpu(), _model_hash(model)
+    trt, gpu, onnx_sha256 = import_library(library), find_gpu(), read_model(model).sha256
     assert gpu is not None
     on = re.sub("[^a-z0-9]+", "-", gpu.name.lower()).strip("-")
     facts = [model.stem, onnx_sha256[:16], library, trt.__version__, on, f"{profile.min}-{profile.opt}-{profile.max}"]
@@ -144,11 +144,6 @@ def _cached(
     build_engine(model, cached, library=library, profile=profile, options=options, report=report, progress=progress)
     make_private(*trusted)
     return cached
-
-
-def _model_hash(model: Path) -> str:
-    """The hash of a parotid-seg model file. Raises ModelError if it is none."""
-    return hashlib.sha256(read_model(model)[0]).hexdigest()
 
 
 def _built_from(engine: Path, library: str, onnx_sha256: str, report: Report) -> Sidecar | None:

@@ -131,7 +131,7 @@ def describe_network(onnx_path: Path, library: str) -> list[Layer]:
     """
     trt, log = import_library(library), log_of(library)
     builder = trt.Builder(log)
-    network, parser = parse(trt, builder, read_model(onnx_path)[0], log, onnx_path)
+    network, parser = parse(trt, builder, read_model(onnx_path).content, log, onnx_path)
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     dequantised: set[str] = set()
     for layer in layers:  # the parser reshapes weights after their dequantisation

@@ -70,8 +70,12 @@ def contract_of(path: Path) -> dict[str, Any] | None:
     """The contract in a model file or an engine's sidecar, unchanged; None for other files."""
     if path.suffix not in (".onnx", ".engine"):
         return None
-    contract = read_sidecar(path).contract if path.suffix == ".engine" else read_model(path)[1]
-    return dict(json.loads(contract.to_json()))
+    return dict(json.loads(_read_contract(path).to_json()))
+
+
+def _read_contract(model: Path) -> Contract:
+    """The contract of a model file or an engine."""
+    return read_sidecar(model).contract if model.suffix == ".engine" else read_model(model).contract
 
 
 def _facts_of(path: Path, model: Path | None) -> Facts:
@@ -95,8 +99,7 @@ def _facts_of(path: Path, model: Path | None) -> Facts:
 
 def _contract_for(model: Path | None) -> tuple[str, Contract]:
     """The model that scans are for, as text, and its contract."""
-    file = model_file(model)
-    contract = read_sidecar(file).contract if file.suffix == ".engine" else read_model(file)[1]
+    contract = _read_contract(model_file(model))
     return f"{title_of(model)} ({', '.join(contract.channels)})", contract
 
 

@@ -25,7 +25,7 @@ def tests_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def contract() -> Contract:
-    return read_model(DEFAULT_MODEL)[1]
+    return read_model(DEFAULT_MODEL).contract
 
 
 @pytest.fixture(scope="session")

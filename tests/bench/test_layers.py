@@ -31,7 +31,7 @@ from tests.fakes.fake_cuda import write_engine
 
 pytestmark = pytest.mark.slow
 
-CONTENT, CONTRACT = read_model(DEFAULT_MODEL)
+CONTENT, CONTRACT, _ = read_model(DEFAULT_MODEL)
 MODULES = {
     *("to_grid", "from_grid", "unet", "encoder.patch_embed", "skip_norms", "classify"),
     *(f"encoder.layers.{stage}" for stage in range(3)),

@@ -341,11 +341,11 @@ def test_a_model_is_calibrated_on_the_masks_of_finished_folds(tmp_path: Path) ->
     found = json.loads((tmp_path / "x.json").read_text())
     figures = found["parotid_left and parotid_right"]
     assert (figures["glands"], figures["patients"], len(figures["all"])) == (30, 15, 30)
-    (stored,) = read_model(model)[1].calibrations
+    (stored,) = read_model(model).contract.calibrations
     record = json.loads(model.with_suffix(".parity.json").read_text())
     assert record == {"passed": True, "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest()}
     assert (stored.glands, stored.margin) == (30, found["calibrations"][0]["margin"])
-    limits = read_model(model)[1].operating_range
+    limits = read_model(model).contract.operating_range
     assert limits is not None
     assert (limits.patients, limits.margin) == (15, found["operating range"]["margin"])
     assert len(found["operating range"]["all"]) == 15

@@ -31,7 +31,7 @@ RAN = ExecutionInfo("onnxruntime", "cpu", "fp32")
 
 @pytest.fixture(scope="module")
 def contract() -> Contract:
-    return read_model(DEFAULT_MODEL)[1]
+    return read_model(DEFAULT_MODEL).contract
 
 
 def errand(out: Path, contract: Contract, token: str = "token") -> RunRequest:

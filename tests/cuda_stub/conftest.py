@@ -86,7 +86,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def make(folder: Path) -> None:
         resampling = FALLBACKS[0]
         model = lower(with_whole_weights(onnx.load(DEFAULT_MODEL)), "fp16", resampling.holds)
-        contract = dataclasses.replace(read_model(DEFAULT_MODEL)[1], precision="fp16")
+        contract = dataclasses.replace(read_model(DEFAULT_MODEL).contract, precision="fp16")
         (folder / "half.onnx").write_bytes(with_contract(model, contract))
 
     return shared_folder(tmp_path_factory, "half", make) / "half.onnx"
@@ -101,7 +101,7 @@ def computed(
     model = DEFAULT_MODEL if precision == "fp32" else half
     if is_fused:
         made = tmp_path_factory.mktemp("fused") / "fused.onnx"
-        made.write_bytes(_fused(*read_model(model)))
+        made.write_bytes(_fused(read_model(model)))
         model = made
     return {"graph": request.param, "precision": precision, **stub("chunks", model)}
 

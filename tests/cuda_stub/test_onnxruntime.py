@@ -93,7 +93,7 @@ def test_bytes_over_the_bus(computed: Any) -> None:
 
 
 def test_bytes_over_the_bus_by_samples_of_a_chunk(stub: RunStub, half: Path, tmp_path: Path) -> None:
-    (tmp_path / "fused.onnx").write_bytes(_fused(*read_model(half)))
+    (tmp_path / "fused.onnx").write_bytes(_fused(read_model(half)))
     found = stub("traffic", tmp_path / "fused.onnx")
     assert found.keys() == MOST_BY_SIZE.keys()
     for size, most in MOST_BY_SIZE.items():
@@ -176,7 +176,9 @@ def test_a_missing_library_is_named(stub: RunStub, library: str, text: str) -> N
 def test_precision_and_batch_size_are_chosen_by_a_trial(stub: RunStub, half: Path, tmp_path: Path) -> None:
     """The kernels compute nothing, so which is chosen means nothing here."""
     shutil.copy(DEFAULT_MODEL, tmp_path / "m.onnx")
-    contract = dataclasses.replace(read_model(half)[1], verification=read_model(DEFAULT_MODEL)[1].verification)
+    contract = dataclasses.replace(
+        read_model(half).contract, verification=read_model(DEFAULT_MODEL).contract.verification
+    )
     (tmp_path / "m.fp16.onnx").write_bytes(with_contract(onnx.load(half), contract))
     found = stub("trial", tmp_path / "m.onnx")
     (said,) = found["said"]

@@ -52,7 +52,7 @@ def test_each_calibration_and_what_stays_in_fp32_is_named(monkeypatch: pytest.Mo
 def engine(tmp_path: Path) -> Path:
     path = tmp_path / "ct.engine"
     path.write_bytes(b"an engine")
-    contract = dataclasses.replace(read_model(DEFAULT_MODEL)[1], verification={})
+    contract = dataclasses.replace(read_model(DEFAULT_MODEL).contract, verification={})
     shapes = {"slices": ((1, 1, 16, 16), (1, 30, 512, 512), (1, 99, 1024, 1024))}
     options = EngineOptions(runs_on="same-capability")
     write_sidecar(path, contract, batch=BatchProfile(1, 8, 32), shapes=shapes, options=options)
@@ -95,7 +95,7 @@ def test_an_engine_that_cannot_be_read(engine: Path, monkeypatch: pytest.MonkeyP
 def test_an_engine_tells_what_is_known_of_its_masks(
     engine: Path, verification: dict[str, float | str], words: str
 ) -> None:
-    contract = dataclasses.replace(read_model(DEFAULT_MODEL)[1], verification={})
+    contract = dataclasses.replace(read_model(DEFAULT_MODEL).contract, verification={})
     write_sidecar(engine, contract, verification=verification)
     assert inspect(engine)["masks"] == words
 

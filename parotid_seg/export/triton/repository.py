@@ -87,7 +87,7 @@ def write_repository(
         content, contract = _engine_for(serving, model)
         serving = dataclasses.replace(serving, max_requests=0)
     else:
-        content, contract = read_model(model)
+        content, contract, _ = read_model(model)
         _check_layout(content, contract, model)
         if serving.max_requests is None:
             serving = dataclasses.replace(serving, max_requests=DEFAULT_REQUESTS)

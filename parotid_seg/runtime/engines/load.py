@@ -114,7 +114,7 @@ def check_fit(model: Path, backend: str, device: str, say: Say = lambda _: None)
         )
     if engine and device.startswith(CUDA) and CUDA not in engine.devices:
         raise OptionError(f"--backend {backend}: runs on the CPU, found --device {device}, expected auto or cpu")
-    return engine, read_model(model)[1]
+    return engine, read_model(model).contract
 
 
 def _places(device: str, index: int | None, engine: Engine | None) -> Iterator[int | None]:

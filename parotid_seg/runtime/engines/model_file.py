@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 from parotid_seg.contract import METADATA_KEY, Contract
 from parotid_seg.errors import MissingModelError, ModelError, RecordError
@@ -42,12 +43,20 @@ PLACES_OF_TENSORS = {
 ZIP = b"PK\x03\x04"
 """First bytes of ZIP archives, and so of checkpoints."""
 
-_CHECKED: dict[bytes, Contract] = {}
+_CHECKED: dict[str, Contract] = {}
 """Contracts of the files that passed all checks, by the SHA-256 of their bytes: a run reads its model several times."""
 
 
-def read_model(path: Path) -> tuple[bytes, Contract]:
-    """A model file's bytes and its contract, after a check that the file is unchanged since its export.
+class ModelFile(NamedTuple):
+    """A model file's bytes, its contract, and the SHA-256 of its bytes in hexadecimal."""
+
+    content: bytes
+    contract: Contract
+    sha256: str
+
+
+def read_model(path: Path) -> ModelFile:
+    """Read a model file, after a check that it is unchanged since its export.
 
     Raises:
         MissingModelError: if there is no such file.
@@ -61,10 +70,10 @@ def read_model(path: Path) -> tuple[bytes, Contract]:
     except RecordError as error:
         kind = ModelError if path.is_file() else MissingModelError
         raise kind(f"no usable model file: {error.reason}", path=path) from error
-    digest = hashlib.sha256(content).digest()
-    if digest not in _CHECKED:
-        _CHECKED[digest] = _checked_contract(content, path)
-    return content, _CHECKED[digest]
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 not in _CHECKED:
+        _CHECKED[sha256] = _checked_contract(content, path)
+    return ModelFile(content, _CHECKED[sha256], sha256)
 
 
 def _checked_contract(content: bytes, path: Path) -> Contract:
@@ -166,7 +175,7 @@ def output_names(path: Path) -> tuple[str, ...]:
     Raises:
         ModelError: as `read_model`.
     """
-    content, _ = read_model(path)
+    content = read_model(path).content
     try:
         return tuple(text(output, 1) for output in messages(_graph(content), GRAPH_OUTPUT))
     except ValueError as error:

@@ -85,8 +85,8 @@ class OpenVinoBackend(Backend):
             "INFERENCE_NUM_THREADS": threads or available_cores(),
             "ENABLE_CPU_PINNING": False,  # reading and writing scans share the cores
         }
-        content, self.contract = read_model(model)
-        self._model, self.model_sha256 = model, hashlib.sha256(content).hexdigest()
+        self._model = model
+        content, self.contract, self.model_sha256 = read_model(model)
         self._place = _place_of(self._core, self.model_sha256, self._config)
         self._compiled: Any = self._stored_model() or self._compiled_model(content)
         inputs, outputs = ([port.any_name for port in side] for side in (self._compiled.inputs, self._compiled.outputs))
@@ -151,10 +151,10 @@ class OpenVinoBackend(Backend):
             return None
 
     def _content(self) -> bytes:
-        content, _ = read_model(self._model)
-        if hashlib.sha256(content).hexdigest() != self.model_sha256:
+        file = read_model(self._model)
+        if file.sha256 != self.model_sha256:
             raise ModelError("changed since it was loaded, expected the same file", path=self._model)
-        return content
+        return file.content
 
     def _compiled_model(self, content: bytes) -> Any:
         """Compile a model file's bytes, and keep the result for other processes.

@@ -14,7 +14,7 @@ from parotid_seg.runtime.engines.model_file import graph_hash, read_model
 from parotid_seg.scan.chunks import Inputs
 from tests.runtime.engines.test_model_file import model as model_bytes
 
-CONTRACT = read_model(DEFAULT_MODEL)[1]
+CONTRACT = read_model(DEFAULT_MODEL).contract
 
 
 class Loaded(Backend):

@@ -21,7 +21,7 @@ from parotid_seg.runtime.engines.autotune import _stored_choice as kept_choice
 from parotid_seg.runtime.engines.model_file import read_model
 from tests.runtime.engines.pretended import Engine
 
-CONTRACT = read_model(DEFAULT_MODEL)[1]
+CONTRACT = read_model(DEFAULT_MODEL).contract
 
 
 class Measured:

@@ -15,7 +15,7 @@ from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.scan.chunks import Inputs
 from tests.runtime.engines.pretended import Clock, Engine
 
-CONTRACT = read_model(DEFAULT_MODEL)[1]
+CONTRACT = read_model(DEFAULT_MODEL).contract
 
 
 def test_speeds_are_medians_after_a_first_round(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_an_engine_that_cannot_compute_is_left_out_and_the_others_are_timed(afte
 @pytest.mark.parametrize("samples", [1, 40, 50, 96, 100, 150])
 def test_the_usual_chunk_is_in_hounsfield_units_for_any_number_of_samples(samples: int) -> None:
     """As every scan it is checked; some numbers of slices were refused, so that no engine could be chosen."""
-    contract = read_model(DEFAULT_MODEL)[1]
+    contract = read_model(DEFAULT_MODEL).contract
     assert len(usual_chunk(contract, samples)["neighbours"]) == samples
 
 

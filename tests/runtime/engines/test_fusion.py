@@ -23,7 +23,7 @@ from parotid_seg.scan.nifti import scan_of_image
 
 pytestmark = pytest.mark.slow
 
-CONTRACT = read_model(DEFAULT_MODEL)[1]
+CONTRACT = read_model(DEFAULT_MODEL).contract
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def test_it_is_made_once_and_is_the_same_model_in_fp16(monkeypatch: pytest.Monke
     assert path == HALF.path
     assert path.parent == cache_folder() / "graphs"
     assert path.parent.stat().st_mode & 0o777 == 0o700
-    found, expected = read_model(path)[1], read_model(DEFAULT_MODEL)[1]
+    found, expected = read_model(path).contract, read_model(DEFAULT_MODEL).contract
     kinds = Counter(weight.data_type for weight in onnx.load(path).graph.initializer)
     assert kinds[TensorProto.FLOAT16] > 100
     assert kinds[TensorProto.FLOAT] < 10
@@ -78,7 +78,7 @@ def test_parts_stay_in_fp32_until_the_masks_are_the_same(monkeypatch: pytest.Mon
     differences = iter([FAR, FAR, dataclasses.replace(FAR, changed_share=0.0, dsc=1.0, hd95_mm=0.0, volume_ml=0.0)])
     monkeypatch.setattr(EngineBenchmark, "example_mask", lambda *_: EVERYWHERE)
     monkeypatch.setattr(EngineBenchmark, "difference", lambda *_: next(differences))
-    assert read_model(HALF.made())[1].verification["kept_in_fp32"] == ["resampling", "last layer", "softmax"]
+    assert read_model(HALF.made()).contract.verification["kept_in_fp32"] == ["resampling", "last layer", "softmax"]
 
 
 def test_one_with_other_masks_is_neither_used_nor_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,10 +122,10 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch:
 
 def test_a_fused_graph_is_the_same_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EngineBenchmark, "example_mask", lambda *_: EVERYWHERE)
-    expected = read_model(DEFAULT_MODEL)[1]
+    expected = read_model(DEFAULT_MODEL).contract
     for wanted, operands in (("fp32", TensorProto.FLOAT), ("fp16", TensorProto.FLOAT16)):
         path = GpuGraph(DEFAULT_MODEL, wanted, fused=True).made()
-        found = read_model(path)[1]
+        found = read_model(path).contract
         assert (found.precision, found.verification) == (wanted, {})
         assert dataclasses.replace(found, **{name: getattr(expected, name) for name in DIFFERENT}) == expected
         graph = onnx.load(path).graph

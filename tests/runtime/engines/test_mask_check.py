@@ -13,7 +13,7 @@ from parotid_seg.scan.chunks import Inputs
 
 pytestmark = pytest.mark.slow
 
-CONTRACT = read_model(DEFAULT_MODEL)[1]
+CONTRACT = read_model(DEFAULT_MODEL).contract
 
 
 class Backwards(OnnxRuntimeBackend):

@@ -44,12 +44,12 @@ def entry(key: str, text: str) -> bytes:
 
 def contract_for(graph: bytes = b"", **changes: object) -> str:
     """The packaged model's contract, for another graph."""
-    text = read_model(DEFAULT_MODEL)[1].to_json()
+    text = read_model(DEFAULT_MODEL).contract.to_json()
     return json.dumps({**json.loads(text), "graph_sha256": graph_hash(model(None, graph)), **changes})
 
 
 def test_the_packaged_model_is_as_it_was_exported() -> None:
-    content, contract = read_model(DEFAULT_MODEL)
+    content, contract, _ = read_model(DEFAULT_MODEL)
     assert contract.graph_sha256 == graph_hash(content)
     assert contract.labels == ("background", "parotid_left", "parotid_right")
     assert sealed(content) == content
@@ -58,7 +58,7 @@ def test_the_packaged_model_is_as_it_was_exported() -> None:
 def test_a_changed_graph_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(model(contract_for()))
-    assert read_model(path)[1].graph_sha256 == hashlib.sha256(encoded(2, b"graph")).hexdigest()
+    assert read_model(path).contract.graph_sha256 == hashlib.sha256(encoded(2, b"graph")).hexdigest()
     path.write_bytes(sealed(path.read_bytes().replace(b"graph", b"grape", 1)))
     with pytest.raises(ModelError, match="found a graph of SHA-256"):
         read_model(path)
@@ -104,7 +104,7 @@ def test_what_lies_beside_contract_and_graph_is_sealed_too(tmp_path: Path, chang
 def test_a_file_that_is_only_written_anew_is_read(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(onnx.load(DEFAULT_MODEL), path)
-    assert read_model(path)[1] == read_model(DEFAULT_MODEL)[1]
+    assert read_model(path).contract == read_model(DEFAULT_MODEL).contract
 
 
 def test_a_model_without_its_seal_is_refused(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_model_without_its_seal_is_refused(tmp_path: Path) -> None:
 def with_calibration(name: str) -> bytes:
     """The packaged model with a calibration of one feature."""
     feature = dataclasses.replace(BOTH.features[0], name=name)
-    contract = read_model(DEFAULT_MODEL)[1]
+    contract = read_model(DEFAULT_MODEL).contract
     changed = dataclasses.replace(contract, calibrations=(dataclasses.replace(BOTH, features=(feature,)),))
     return with_new_contract(DEFAULT_MODEL.read_bytes(), changed)
 
@@ -128,7 +128,7 @@ def with_calibration(name: str) -> bytes:
 def test_a_model_is_calibrated_without_a_change_of_its_graph(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(with_calibration("volume"))
-    content, contract = read_model(path)
+    content, contract, _ = read_model(path)
     assert [each.features[0].name for each in contract.calibrations] == ["volume"]
     assert graph_hash(content) == graph_hash(DEFAULT_MODEL.read_bytes())
     path.write_bytes(content.replace(b'"intercept": 0.8', b'"intercept": 0.9'))
@@ -146,7 +146,7 @@ def test_a_calibration_by_an_unknown_feature_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_contract_of_another_graph_is_not_written() -> None:
-    contract = dataclasses.replace(read_model(DEFAULT_MODEL)[1], graph_sha256="0" * 64)
+    contract = dataclasses.replace(read_model(DEFAULT_MODEL).contract, graph_sha256="0" * 64)
     with pytest.raises(ValueError, match="another graph"):
         with_new_contract(DEFAULT_MODEL.read_bytes(), contract)
 
@@ -270,7 +270,7 @@ SURPRISE = (FeatureRange("surprise", 0.0, 1.0),)
 def test_an_operating_range_of_an_unknown_feature_is_refused(
     tmp_path: Path, ranges: OperatingRange, words: str
 ) -> None:
-    changed = dataclasses.replace(read_model(DEFAULT_MODEL)[1], operating_range=ranges)
+    changed = dataclasses.replace(read_model(DEFAULT_MODEL).contract, operating_range=ranges)
     (tmp_path / "m.onnx").write_bytes(with_new_contract(DEFAULT_MODEL.read_bytes(), changed))
     with pytest.raises(ModelError, match=f"its {words}: found the feature 'surprise', expected one of"):
         read_model(tmp_path / "m.onnx")

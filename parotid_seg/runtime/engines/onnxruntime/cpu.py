@@ -39,7 +39,7 @@ class OnnxRuntimeBackend(Backend):
 
     def __init__(self, model: Path, threads: int | None = None, output: str = OUTPUTS[0]) -> None:
         check_installation()
-        content, self.contract = read_model(model)
+        content, self.contract, self.model_sha256 = read_model(model)
         options = session_options()
         # Shapes differ from chunk to chunk, and every pattern is another block of memory: a third more in all.
         options.enable_mem_pattern = False
@@ -47,9 +47,7 @@ class OnnxRuntimeBackend(Backend):
         if threads or cores < (os.cpu_count() or 1):  # otherwise it uses, and pins threads to, all cores of the machine
             options.intra_op_num_threads = threads or cores
         session = make_session(model, content, options, ["CPUExecutionProvider"])
-        inputs, outputs = ([entry.name for entry in side] for side in (session.get_inputs(), session.get_outputs()))
-        check_names(inputs, outputs, output, where=str(model))
-        self.model_sha256 = hashlib.sha256(content).hexdigest()
+        check_session(session, output, model)
         self.ran = ExecutionInfo(f"onnxruntime {onnxruntime.__version__}", "cpu", computed_in(self.contract.precision))
         self._session, self._output, self._model = session, output, model
 
@@ -95,6 +93,12 @@ def make_session(
     except Exception as error:  # onnxruntime's exception classes derive from Exception only
         reason = f"not an ONNX model that onnxruntime can load ({first_line(error)})"
         raise known(error) or ModelError(reason, path=model) from error
+
+
+def check_session(session: onnxruntime.InferenceSession, output: str, model: Path) -> None:
+    """Raise ModelError unless a session has the inputs of every model and this output."""
+    inputs, outputs = ([entry.name for entry in side] for side in (session.get_inputs(), session.get_outputs()))
+    check_names(inputs, outputs, output, where=str(model))
 
 
 def check_installation() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
 import io
 import sys
 from collections import Counter
@@ -19,10 +18,10 @@ from types import MappingProxyType
 import onnxruntime
 
 from parotid_seg.errors import InputError, ModelError
-from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, ExecutionInfo, check_names
+from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, ExecutionInfo
 from parotid_seg.runtime.engines.gpu import load_driver
 from parotid_seg.runtime.engines.model_file import read_model
-from parotid_seg.runtime.engines.onnxruntime.cpu import check_installation, make_session, session_options
+from parotid_seg.runtime.engines.onnxruntime.cpu import check_installation, check_session, make_session, session_options
 from parotid_seg.runtime.engines.onnxruntime.io_binding import SLOTS, BoundBackend, IoBindingSession
 from parotid_seg.runtime.engines.onnxruntime.stream import INSTALL, CudaRuntimeError, CudaStream, device_error
 from parotid_seg.runtime.engines.packing import labels_a_byte
@@ -78,8 +77,7 @@ class OnnxRuntimeCudaBackend(BoundBackend):
     ) -> None:
         check_installation()
         check_provider()
-        content, self.contract = read_model(model)
-        self.model_sha256 = hashlib.sha256(content).hexdigest()
+        content, self.contract, self.model_sha256 = read_model(model)
         with _quiet():
             self._stream = _new_stream(str(model), device)
             try:
@@ -100,8 +98,7 @@ class OnnxRuntimeCudaBackend(BoundBackend):
             graphs, session = False, _session(model, content, provider)
         if PROVIDER not in session.get_providers():
             raise InputError(f"onnxruntime {onnxruntime.__version__}: CUDA does not run: {why_not()}")
-        inputs, outputs = ([entry.name for entry in side] for side in (session.get_inputs(), session.get_outputs()))
-        check_names(inputs, outputs, output, where=str(model))
+        check_session(session, output, model)
         on_cpu = heavy_nodes(session, on="CPUExecutionProvider")
         if on_cpu:
             nodes = ", ".join(f"{count} {kind}" for kind, count in sorted(on_cpu.items()))

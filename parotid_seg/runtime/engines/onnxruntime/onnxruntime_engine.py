@@ -91,7 +91,7 @@ def variant(model: Path, contract: Contract, precision: str, say: Say) -> Path |
     if not path.is_file() or path == model:
         return None
     try:
-        other = read_model(path)[1]
+        other = read_model(path).contract
     except ModelError as error:
         say(f"not used: {error}")
         return None

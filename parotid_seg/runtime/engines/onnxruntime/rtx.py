@@ -8,7 +8,6 @@ model file when it is loaded; kernels are compiled on the GPU for the first chun
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import logging
 from collections.abc import Mapping
@@ -21,9 +20,9 @@ import onnxruntime
 from parotid_seg.contract import INPUT_SPECS, Contract, model_sizes
 from parotid_seg.errors import MachineError, ModelError, OptionError, OutputError, first_line
 from parotid_seg.runtime.engines.autotune import Candidate, cache_folder
-from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, ExecutionInfo, check_names
+from parotid_seg.runtime.engines.base import OUTPUTS, USUAL_BATCH, ExecutionInfo
 from parotid_seg.runtime.engines.model_file import read_model
-from parotid_seg.runtime.engines.onnxruntime.cpu import check_installation, session_options
+from parotid_seg.runtime.engines.onnxruntime.cpu import check_installation, check_session, session_options
 from parotid_seg.runtime.engines.onnxruntime.io_binding import BoundBackend, IoBindingSession
 from parotid_seg.runtime.engines.onnxruntime.stream import Stream
 from parotid_seg.runtime.engines.registry import Request
@@ -70,7 +69,7 @@ class OnnxRuntimeRtxBackend(BoundBackend):
                 f"{TITLE}: found {len(found)} GPUs that it supports, expected one for cuda:{device}, of compute "
                 "capability 8.6, 8.9, 12.0 or newer"
             )
-        content, self.contract = read_model(model)
+        content, self.contract, self.model_sha256 = read_model(model)
         options = session_options()
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # a node on the CPU is an error
         options.add_provider_for_devices([found[device]], provider_options(self.contract))
@@ -78,9 +77,7 @@ class OnnxRuntimeRtxBackend(BoundBackend):
             session = onnxruntime.InferenceSession(content, options)
         except Exception as error:  # onnxruntime's exception classes derive from Exception only
             raise ModelError(f"{TITLE} cannot build an engine of it ({first_line(error)})", path=model) from error
-        inputs, outputs = ([entry.name for entry in side] for side in (session.get_inputs(), session.get_outputs()))
-        check_names(inputs, outputs, output, where=str(model))
-        self.model_sha256 = hashlib.sha256(content).hexdigest()
+        check_session(session, output, model)
         name = f"onnxruntime {onnxruntime.__version__} with TensorRT-RTX's plug-in {version(PACKAGE)}"
         self.ran = ExecutionInfo(name, f"cuda:{device}", self.contract.precision)
         self._bound = IoBindingSession(session, output, Stream(), "cuda", device)

@@ -21,7 +21,7 @@ from parotid_seg.errors import InputError, ModelError
 from parotid_seg.files import hash_file, scratch_folder, write_bytes
 from parotid_seg.runtime.engines.autotune import cache_folder, is_private, make_private
 from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
-from parotid_seg.runtime.engines.model_file import graph_hash, read_model, with_new_contract
+from parotid_seg.runtime.engines.model_file import ModelFile, graph_hash, read_model, with_new_contract
 from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.tolerance import GATES
 from parotid_seg.scan.volume import Mask
@@ -76,13 +76,13 @@ class GpuGraph:
         if importlib.util.find_spec("onnx") is None:
             raise InputError("onnx, which makes the graph, is not installed: pip install onnx")
         log.info("making a graph of %s for a GPU, once: %s", self.model, path.name)
-        content, contract = read_model(self.model)
+        file = read_model(self.model)
         if not self.fused:
-            made = _half(self.model, content, contract)
-        elif contract.precision == self.precision:
-            made = _fused(content, contract)
+            made = _half(self.model, file)
+        elif file.contract.precision == self.precision:
+            made = _fused(file)
         else:
-            made = _fused(*read_model(GpuGraph(self.model, self.precision).made()))
+            made = _fused(read_model(GpuGraph(self.model, self.precision).made()))
         make_private(path.parent)
         write_bytes(made, path)
         make_private(path.parent, path)
@@ -104,7 +104,7 @@ def _is_usable(path: Path) -> bool:
     return True
 
 
-def _half(model: Path, content: bytes, contract: Contract) -> bytes:
+def _half(model: Path, file: ModelFile) -> bytes:
     """The bytes of an FP16 model file with as little in FP32 as gives the same masks.
 
     Resampling always stays in FP32: its few products gain nothing, and each of its matrices would be cast.
@@ -113,7 +113,7 @@ def _half(model: Path, content: bytes, contract: Contract) -> bytes:
 
     from parotid_seg.runtime.engines.rewriting.precision import FALLBACKS, in_any, lower, with_whole_weights
 
-    whole, trial = with_whole_weights(onnx.load_from_string(content)), EngineBenchmark(contract)
+    whole, trial = with_whole_weights(onnx.load_from_string(file.content)), EngineBenchmark(file.contract)
     expected = trial.example_mask(OnnxRuntimeBackend(model))
     if not expected.any():
         raise InputError("nothing is found in the example scan to check the FP16 graph on")
@@ -124,7 +124,7 @@ def _half(model: Path, content: bytes, contract: Contract) -> bytes:
         except ModelError as error:
             failure = error.reason
             continue
-        half_contract = dataclasses.replace(contract, precision="fp16", weights="fp16")
+        half_contract = dataclasses.replace(file.contract, precision="fp16", weights="fp16")
         apart = trial.difference(expected, _example_mask(lowered, half_contract, trial))
         if GATES["fp16"].admits(apart):
             checked = {"against": model.name, "with": "onnxruntime on the CPU", **dataclasses.asdict(apart)}
@@ -133,7 +133,7 @@ def _half(model: Path, content: bytes, contract: Contract) -> bytes:
     raise ModelError(failure)
 
 
-def _fused(content: bytes, contract: Contract) -> bytes:
+def _fused(file: ModelFile) -> bytes:
     """The bytes of a model file with the operators of `fusion` and packed labels. They are not compared here: the CPU
     lacks some of the operators."""
     import onnx
@@ -142,7 +142,8 @@ def _fused(content: bytes, contract: Contract) -> bytes:
     from parotid_seg.runtime.engines.rewriting.packed_labels import packed
     from parotid_seg.runtime.engines.rewriting.precision import with_whole_weights
 
-    graph = packed(fused(with_whole_weights(onnx.load_from_string(content))), len(contract.labels))
+    contract = file.contract
+    graph = packed(fused(with_whole_weights(onnx.load_from_string(file.content))), len(contract.labels))
     return _file(graph, dataclasses.replace(contract, weights=contract.precision), {})
 
 

@@ -24,7 +24,7 @@ from parotid_seg.train.network import ParotidNet
 pytestmark = pytest.mark.slow
 
 
-CONTENT, CONTRACT = read_model(DEFAULT_MODEL)
+CONTENT, CONTRACT, _ = read_model(DEFAULT_MODEL)
 
 
 @pytest.fixture(scope="module")

@@ -140,7 +140,7 @@ def test_without_the_driver(model: Path, plugin: dict[str, Any], monkeypatch: py
 
 def test_without_the_package(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, rtx.MODULE, None)
-    request = Request(model, read_model(model)[1], 0, None, "labels", lambda _: None)
+    request = Request(model, read_model(model).contract, 0, None, "labels", lambda _: None)
     with pytest.raises(OptionError, match=rf"not installed: pip install 'onnxruntime>=1\.24' {rtx.PACKAGE}$"):
         ENGINES["onnxruntime-rtx"].implementation().load(request)
 

@@ -29,7 +29,7 @@ OTHERS = ("summary.csv", "run.json", "report.html", "results.json", "itk-snap-la
 class InThisProcess:
     """A site that needs no model: every voxel is label 1."""
 
-    contract = read_model(DEFAULT_MODEL)[1]
+    contract = read_model(DEFAULT_MODEL).contract
     model_sha256 = "0" * 64
     ran = ExecutionInfo("none", "cpu", "fp32")
     about: Mapping[str, Any] = {}
