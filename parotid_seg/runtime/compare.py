@@ -177,9 +177,10 @@ def comparison_of(
 
 def rows_of(result: ComparisonRecord) -> Iterator[Sequence[object]]:
     """The differences as a table: its head, then a row per structure and figure."""
-    yield tuple(name for name in Difference.__struct_fields__ if name != "left_out")
+    names = [name for name in Difference.__struct_fields__ if name != "left_out"]
+    yield names
     for each in result.differences:
-        yield tuple(getattr(each, name) for name in Difference.__struct_fields__ if name != "left_out")
+        yield [getattr(each, name) for name in names]
 
 
 def _differences(scored: _Scored, planned: bool) -> Iterator[Difference]:

@@ -52,25 +52,6 @@ CHANNEL = (
 LONGEST_REASON = 300
 
 
-@dataclass(frozen=True)
-class _Served:
-    """The server's description of a model.
-
-    Attributes:
-        contract: of the model.
-        sha256: hash of the served file, as written at its export.
-        version: the only version.
-        request_axis: whether every array has a leading axis of requests.
-        ran: for run.json.
-    """
-
-    contract: Contract
-    sha256: str
-    version: str
-    request_axis: bool
-    ran: ExecutionInfo
-
-
 class TritonBackend(Backend):
     """A model on a Triton server.
 
@@ -93,8 +74,7 @@ class TritonBackend(Backend):
         self._where = f"--triton {check_address(address)}, model {plain(model)}"
         self._client = self._grpc.InferenceServerClient(address, channel_args=list(CHANNEL))
         with self._asking(ASKED_S):
-            self._served = self._ask(address)
-        self.contract, self.model_sha256, self.ran = self._served.contract, self._served.sha256, self._served.ran
+            self._read_description(address)
         if not (self.contract.verification or allow_unverified):
             raise ModelError(
                 f"{self._where}: not verified: nothing shows that it is the model that was trained; serve one that "
@@ -121,7 +101,7 @@ class TritonBackend(Backend):
                 self._model,
                 [self._tensor(name, array) for name, array in inputs.items()],
                 answered,
-                model_version=self._served.version,
+                model_version=self._version,
                 outputs=[self._grpc.InferRequestedOutput(OUTPUTS[0])],
                 client_timeout=COMPUTED_S,
             )
@@ -136,7 +116,7 @@ class TritonBackend(Backend):
             except TimeoutError as error:  # the client has reported neither
                 self._fail("DEADLINE_EXCEEDED", "", COMPUTED_S + DELIVERED_S, f"; {RESUMES}", error)
         output = result.get_output(OUTPUTS[0])
-        expected = ("UINT8", (1, *sizes) if self._served.request_axis else sizes)
+        expected = ("UINT8", (1, *sizes) if self._has_request_axis else sizes)
         found = ("no labels", ()) if output is None else (output.datatype, tuple(output.shape))
         if found != expected:
             shown = f"{plain(found[0])[:20]} of shape {found[1][:8]}"
@@ -149,21 +129,21 @@ class TritonBackend(Backend):
             raise ModelError(
                 f"{self._where}: found label {labels.max()}, expected 0 to {len(self.contract.labels) - 1}"
             )
-        return labels[0] if self._served.request_axis else labels
+        return labels[0] if self._has_request_axis else labels
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
 
     def _tensor(self, name: str, array: Any) -> Any:
-        if self._served.request_axis:
+        if self._has_request_axis:
             array = array[None]
         tensor = self._grpc.InferInput(name, list(array.shape), "FP16" if array.dtype == np.float16 else "FP32")
         tensor.set_data_from_numpy(array)
         return tensor
 
-    def _ask(self, address: str) -> _Served:
-        """Request the server's description of the model."""
+    def _read_description(self, address: str) -> None:
+        """Request the server's description of the model, and keep it."""
         server = self._client.get_server_metadata(client_timeout=ASKED_S)
         if not self._client.is_model_ready(self._model, client_timeout=ASKED_S):
             raise ModelError(f"{self._where}: no such model is ready there; ready are: {self._ready()}")
@@ -172,13 +152,14 @@ class TritonBackend(Backend):
         if len(metadata.versions) != 1:
             versions = plain(", ".join(metadata.versions)) or "none"
             raise ModelError(f"{self._where}: found versions {versions}, expected one, which the contract is of")
-        version = metadata.versions[0]
-        contract, sha256 = _contract(config, self._where)
+        (self._version,) = metadata.versions
+        self.contract, self.model_sha256 = _contract(config, self._where)
         inputs, outputs = ([each.name for each in side] for side in (config.input, config.output))
         check_names(inputs, outputs, OUTPUTS[0], where=self._where)
-        engine = f"{self._model} version {version} ({config.platform or config.backend})"
-        ran = ExecutionInfo(plain(f"{server.name} {server.version}, {engine}"), address, contract.precision)
-        return _Served(contract, sha256, version, config.max_batch_size > 0, ran)
+        engine = f"{self._model} version {self._version} ({config.platform or config.backend})"
+        name = plain(f"{server.name} {server.version}, {engine}")
+        self.ran = ExecutionInfo(name, address, self.contract.precision)
+        self._has_request_axis = config.max_batch_size > 0  # whether every array has a leading axis of requests
 
     def _ready(self) -> str:
         """Names of the models that are ready on the server."""

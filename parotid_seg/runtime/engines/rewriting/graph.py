@@ -7,11 +7,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, helper, numpy_helper, shape_inference
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
 DOMAIN = "com.microsoft"
 """The domain of onnxruntime's own operators."""
 Array = NDArray[Any]
+
+
+def set_nodes(graph: GraphProto, nodes: Iterable[NodeProto], weights: Iterable[TensorProto]) -> None:
+    """Give a graph other nodes, and of some weights those that the nodes take; types of values between are dropped."""
+    nodes = list(nodes)
+    used = {name for node in nodes for name in node.input}
+    kept = [weight for weight in weights if weight.name in used]
+    for field, items in ((graph.node, nodes), (graph.initializer, kept), (graph.value_info, [])):
+        del field[:]
+        field.extend(items)
 
 
 class Graph:
@@ -95,13 +105,7 @@ class Graph:
 
     def store(self) -> None:
         """Write the nodes and the weights that they take into the model."""
-        used = {name for node in self.nodes for name in node.input}
-        graph = self._model.graph
-        weights = [weight for name, weight in self._stored.items() if name in used]
-        for field, items in ((graph.node, self.nodes), (graph.initializer, weights), (graph.value_info, [])):
-            kept = list(items)
-            del field[:]
-            field.extend(kept)
+        set_nodes(self._model.graph, self.nodes, self._stored.values())
         domains = {entry.domain for entry in self._model.opset_import}
         if DOMAIN not in domains and any(node.domain == DOMAIN for node in self.nodes):
             self._model.opset_import.append(helper.make_opsetid(DOMAIN, 1))

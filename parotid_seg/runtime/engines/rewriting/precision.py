@@ -14,6 +14,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from parotid_seg.errors import ModelError
+from parotid_seg.runtime.engines.rewriting.graph import set_nodes
 
 HALF_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 PASSING = {
@@ -135,15 +136,7 @@ class _Lowering:
                     inner = f"{name}.{_word(kind)}"
                     node.output[list(node.output).index(name)] = inner
                     self.nodes.append(_cast(inner, name, TensorProto.FLOAT))
-        used = {name for node in self.nodes for name in node.input}
-        used_weights = [weight for weight in self.graph.initializer if weight.name in used]
-        for field, items in (
-            (self.graph.node, self.nodes),
-            (self.graph.initializer, used_weights),
-            (self.graph.value_info, []),
-        ):
-            del field[:]
-            field.extend(items)
+        set_nodes(self.graph, self.nodes, self.graph.initializer)
 
     def _as(self, kind: int, name: str) -> str:
         """The value's name in a type; a cast or a converted weight is added if it does not exist yet."""
