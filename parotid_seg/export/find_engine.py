@@ -24,7 +24,7 @@ from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.registry import gpu_number
 from parotid_seg.runtime.engines.tensorrt.cuda_context import import_pycuda
-from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES, import_library, known_capabilities, library_named
+from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES, import_library, known_capabilities
 
 
 def usable_engine(engine: Path, *, report: Report = lambda _: None, progress: Progress | None = None) -> Path:
@@ -84,9 +84,10 @@ def runnable(
             raise InputError(f"found an engine of {found}, expected one of {expected}", path=model)
         _check_device(device)
         return usable_engine(model, report=report, progress=progress)
-    if backend in LIBRARIES:
-        _check_device(device)
-    return _engine_of(model, backend, report, progress) if backend in LIBRARIES else model
+    if backend not in LIBRARIES:
+        return model
+    _check_device(device)
+    return _engine_of(model, backend, report, progress)
 
 
 def _check_device(device: str) -> None:
@@ -102,7 +103,7 @@ def _check_device(device: str) -> None:
 
 def _engine_of(model: Path, library: str, report: Report, progress: Progress | None) -> Path:
     """The engine of a model file for this machine's GPU; see `runnable`."""
-    described = library_named(library)
+    described = LIBRARIES[library]
     gpu = find_gpu()
     if gpu is None:
         raise InputError(f"{described.title}: no NVIDIA GPU found to run {model} on")

@@ -20,6 +20,12 @@ from parotid_seg.train.plots import draw_pairs
 
 COLLAPSED = 0.01
 """Spread of the features below which the network no longer distinguishes slices or positions (collapse)."""
+CANDIDATES = 3
+"""Candidates per requested position, because some positions of the first view are not in the second."""
+FAR_MM = 1e4
+"""Distance in mm of positions that must not match: more than any in a scan."""
+TISSUE = 0.05
+"""Share of the window above which a pixel counts as tissue."""
 
 
 class ContrastTrainer(Trainer):
@@ -149,10 +155,3 @@ def match(
     at_first, at_second = torch.gather(at_first, 1, best), torch.gather(at_second, 1, best)
     places = [torch.stack([at // size, at % size], dim=-1) for at in (at_first, at_second)]
     return places[0], places[1], torch.gather(wanted_mm, 1, best[..., None].expand(-1, -1, 2))
-
-
-CANDIDATES = 3
-"""Candidates per requested position, because some positions of the first view are not in the second."""
-FAR_MM = 1e4
-TISSUE = 0.05
-"""Share of the window above which a pixel counts as tissue."""

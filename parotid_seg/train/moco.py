@@ -23,6 +23,8 @@ from parotid_seg.train.parallel import Processes, common_batch_norm
 
 SLICES, PLACES = "slices", "places"
 """Units of contrast: whole slices (encoder), positions in them (decoder)."""
+MOST_COMPARED = 512
+"""Most keys of a batch that are compared with each other for the figures."""
 
 
 class Pair(NamedTuple):
@@ -233,10 +235,6 @@ def figures(features: Tensor, queries: Tensor, keys: Tensor) -> dict[str, float]
         "uniformity": uniformity.item(),
         "matched": matched.item(),
     }
-
-
-MOST_COMPARED = 512
-"""Most keys of a batch that are compared with each other for the figures."""
 
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:

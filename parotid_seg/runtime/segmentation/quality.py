@@ -19,6 +19,12 @@ from parotid_seg.scan.intensity import Windows, is_ct
 from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.scan.volume import Mask
 
+MOST_IN_AIR = 0.1
+"""Share of a structure in air from which it is flagged; the masks of 31 validation patients have at most 0.035."""
+MOST_STRAIGHT = 0.7
+"""Share of the skin beside a structure in one column of the grid above which it is the edge of the field of view; it is
+at most 0.65 for the 382 contoured training and validation glands."""
+
 
 @dataclass(frozen=True)
 class Quality:
@@ -32,13 +38,6 @@ class Quality:
     expected_dsc: dict[str, float] = field(default_factory=dict)
     floor_dsc: dict[str, float] = field(default_factory=dict)
     flags: tuple[Flag, ...] = ()
-
-
-MOST_IN_AIR = 0.1
-"""Share of a structure in air from which it is flagged; the masks of 31 validation patients have at most 0.035."""
-MOST_STRAIGHT = 0.7
-"""Share of the skin beside a structure in one column of the grid above which it is the edge of the field of view; it is
-at most 0.65 for the 382 contoured training and validation glands."""
 
 
 def judged(

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from parotid_seg.contract import Grid
 from parotid_seg.errors import InputError
-from parotid_seg.flags import Flag
+from parotid_seg.flags import DOUBTFUL_PLACE, Flag
 from parotid_seg.scan.grid import MOST_OUTSIDE, share_outside
 from parotid_seg.scan.labels import LEFT, RIGHT, is_parotid, is_usual_volume, mirrored_labels, side_of
 from parotid_seg.scan.sides import WIDEST_MM, width_mm
 from parotid_seg.train.config import TrainConfig
 from parotid_seg.train.data.data_set import DataSet, named
-from parotid_seg.train.data.patients import HU_DOUBTS, PLACE_DOUBTS, Patient
+from parotid_seg.train.data.patients import HU_DOUBTS, Patient
 
 ASIDE_MM = 20.0
 """A structure whose middle lies so far (mm) beside the patient's has a side. Parotid glands lie 44 mm or more away."""
@@ -29,12 +29,12 @@ def warnings(patients: Sequence[Patient]) -> list[str]:
     lines = []
     if found := _flagged(patients, lambda flag: flag.code in HU_DOUBTS):
         lines.append(f"{len(found)} {of} may not be in HU: {_with_codes(found)}; `parotid-seg inspect FILE` says why")
-    if found := _flagged(patients, lambda flag: flag.code in PLACE_DOUBTS):
+    if found := _flagged(patients, lambda flag: flag.code in DOUBTFUL_PLACE):
         lines.append(
             f"the header of {len(found)} {of} is unclear about sides or sizes: {_with_codes(found)}; `parotid-seg "
             "inspect FILE` says why"
         )
-    if found := _flagged(patients, lambda flag: flag.code not in HU_DOUBTS | PLACE_DOUBTS):
+    if found := _flagged(patients, lambda flag: flag.code not in HU_DOUBTS | DOUBTFUL_PLACE):
         told = (f"{name} ({', '.join(f'{each.code}: {each.detail}' for each in flags)})" for name, flags in found)
         lines.append(
             f"slices of {len(found)} {of} do not fit their neighbours: {named(told)}; are they damaged, repeated, or "

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from parotid_seg.contract import IGNORE
 from parotid_seg.errors import InputError, OutputError, ScanError
-from parotid_seg.flags import Flag, FlagCode
+from parotid_seg.flags import DOUBTFUL_PLACE, Flag, FlagCode
 from parotid_seg.records import read_record, record_text
 from parotid_seg.scan.ct.slice_order import misfits
 from parotid_seg.scan.grid import body_centre
@@ -31,13 +31,6 @@ from parotid_seg.wording import some_of
 
 HU_DOUBTS = frozenset(code for code in FlagCode if code.value.startswith("hu_"))
 """Flags of a CT that may not be in HU."""
-PLACE_DOUBTS = frozenset(
-    [
-        *(FlagCode.ORIENTATION_UNKNOWN, FlagCode.SFORM_WITHOUT_CODE, FlagCode.AXES_DISAGREE),
-        *(FlagCode.SPACING_DISAGREE, FlagCode.SFORM_STALE),
-    ]
-)
-"""Flags of a header that is unclear about sides or sizes."""
 SMALLEST_BODY = 0.02
 """Least share of tissue in a slice that counts as showing the patient."""
 CACHE_FORMAT = 9
@@ -57,7 +50,7 @@ class Patient:
 
     Attributes:
         volume, windows: the scan, (C, D, H, W), and windows of its channels, from `scan.intensity.in_windows`; its
-            flags are those of `HU_DOUBTS`, `PLACE_DOUBTS` and `misfits`.
+            flags are those of `HU_DOUBTS`, `DOUBTFUL_PLACE` and `misfits`.
         labels: its label map, (D, H, W); background for a stage without labels, and where it is ignored. Of a patient
             who has none but soft labels: the largest of them.
         centre_mm: in-plane centre (y, x) of the body.
@@ -244,7 +237,7 @@ def _save_scan(entry: Path, images: Sequence[Path], channels: Sequence[str], fix
     tissue = np.count_nonzero(volume.voxels[0] > windows[0, 0], axis=(1, 2)) / volume.voxels[0, 0].size
     y_mm, x_mm = (float(voxel * spacing) for voxel, spacing in centre)
     voxels = np.ascontiguousarray(volume.voxels)
-    flags = (*(flag for flag in volume.flags if flag.code in HU_DOUBTS | PLACE_DOUBTS), *misfits(volume, channels))
+    flags = (*(flag for flag in volume.flags if flag.code in HU_DOUBTS | DOUBTFUL_PLACE), *misfits(volume, channels))
     facts = Facts(
         spacing_mm=volume.spacing_mm,
         axes=volume.orientation.axes,
