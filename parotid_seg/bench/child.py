@@ -59,7 +59,7 @@ class Round:
 
     Attributes:
         real_ms, noise_ms: of chunks of scans, and of noise.
-        ahead_ms: milliseconds a chunk with several under way; empty where the backend takes one at a time.
+        ahead_ms: milliseconds per chunk with several under way; empty where the backend takes one at a time.
     """
 
     real_ms: tuple[float, ...]

@@ -20,13 +20,13 @@ from parotid_seg.files import scratch_folder
 from parotid_seg.runtime.pipeline.sources import Scan
 from parotid_seg.scan.other_formats import files_of_image
 
-RUNS, SCANS_A_RUN = 3, 8
+RUNS, SCANS_PER_RUN = 3, 8
 """Of `parotid-seg infer`: so many for each engine, taking turns, on at least so many scans."""
 
 
 @dataclass(frozen=True)
 class EndToEnd:
-    """Results with the batch size that gives the most slices a second.
+    """Results with the batch size that gives the most slices per second.
 
     Attributes:
         batch_size: samples at once.
@@ -100,13 +100,13 @@ def _left_out_if_failing(name: str, seconds: dict[str, list[float]], leave_out: 
 
 def _some(scans: Sequence[Scan]) -> list[Scan]:
     """So many scans, some of them more than once if there are not enough."""
-    return [scans[number % len(scans)] for number in range(SCANS_A_RUN)]
+    return [scans[number % len(scans)] for number in range(SCANS_PER_RUN)]
 
 
 def _gathered(scans: Sequence[Scan], folder: Path) -> int:
-    """Link scans into a folder, at least `SCANS_A_RUN` of them; returns how many. Those that are there already, and all
-    where there are no links, are copied, because `infer` takes each file once."""
-    many = scans if len(scans) > SCANS_A_RUN else _some(scans)
+    """Link scans into a folder, at least `SCANS_PER_RUN` of them; returns how many. Those that are there already, and
+    all where there are no links, are copied, because `infer` takes each file once."""
+    many = scans if len(scans) > SCANS_PER_RUN else _some(scans)
     for number, scan in enumerate(many):
         place = folder / f"{number:04d}"
         place.mkdir()

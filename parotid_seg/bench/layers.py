@@ -61,7 +61,7 @@ class Layer:
         seconds: of one chunk.
         share: of all layers' seconds.
         multiply_adds: as the model file asks for them; 0 if there are none or they are not known.
-        gflops: billions of operations a second, two for a multiply-add.
+        gflops: billions of operations per second, two for a multiply-add.
         nodes: how many of the engine's it is made of.
         types: that it computes in, the one that takes most time first.
     """
@@ -268,19 +268,19 @@ def _on_tensorrt(backend: TensorRtBackend, inputs: Inputs, repeats: int) -> Timi
         return contexts[-1]
 
     with backend._context.current():
-        lane = ExecutionSlot(dataclasses.replace(engine, new_context=new_context, captures=False))
+        slot = ExecutionSlot(dataclasses.replace(engine, new_context=new_context, captures=False))
         try:
             for _ in range(WARM):
-                lane.start(chunk, lane.finish).result()
+                slot.start(chunk, slot.finish).result()
             times.clear()
             begun = time.perf_counter()
             for _ in range(repeats):
-                lane.start(chunk, lane.finish).result()
+                slot.start(chunk, slot.finish).result()
             wall_seconds = (time.perf_counter() - begun) / repeats
             about = _inspected(trt, engine.cuda_engine, contexts[0])
         finally:
             contexts.clear()
-            lane.close()
+            slot.close()
     nodes = (_described(name, seconds, about.get(name, {})) for name, seconds in times.items())
     return Timing(tuple(nodes), wall_seconds)
 

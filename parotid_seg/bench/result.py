@@ -28,7 +28,7 @@ class Speed:
         chunks: number of different chunks in the rotation.
         slices: that a chunk labels.
         real, noise: of chunks of scans and of noise, one at a time.
-        ahead_ms: milliseconds a chunk with several under way; None where the engine takes one at a time.
+        ahead_ms: milliseconds per chunk with several under way; None where the engine takes one at a time.
         median_ms: of rounds in which the machine was undisturbed (see `machine_probe`), with as many in flight as the
             engine takes.
         slices_a_second: at that median.
@@ -84,7 +84,7 @@ class Row:
 
     @property
     def best(self) -> Speed:
-        """The batch size of the most slices a second."""
+        """The batch size of the most slices per second."""
         return max(self.speeds, key=lambda speed: speed.slices_a_second)
 
 

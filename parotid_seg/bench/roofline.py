@@ -1,7 +1,7 @@
 """How close an engine comes to the machine's peaks: the roofline of Williams, Waterman and Patterson (CACM 2009).
 
-The peaks are operations a second by type, and bytes a second of memory. The products are those of two square matrices,
-by whichever of the installed engines is faster. The files in `products` are that one operator each, as
+The peaks are operations per second by type, and bytes per second of memory. The products are those of two square
+matrices, by whichever of the installed engines is faster. The files in `products` are that one operator each, as
 `tests/bench/test_peaks.py` makes them.
 """
 
@@ -51,9 +51,9 @@ class Peaks:
     """The peaks that were reached.
 
     Attributes:
-        gflops: billion operations a second by type; a multiply-add is two.
+        gflops: billion operations per second by type; a multiply-add is two.
         by: the engine that reached it, by type.
-        memory_gb_s: billion bytes a second read and written by a large copy in the memory of the device.
+        memory_gb_s: billion bytes per second read and written by a large copy in the memory of the device.
     """
 
     gflops: dict[str, float]
@@ -85,7 +85,7 @@ class Roofline:
 
     Attributes:
         multiply_adds: counted in the chunk's graph.
-        gflops: billion operations a second while computing; a multiply-add is two.
+        gflops: billion operations per second while computing; a multiply-add is two.
         share_of_products: of the measured peak of the type.
         least_bytes: weights, inputs and labels, once each; weights in the narrower one of the graph's type and the type
             that is computed in.
@@ -188,7 +188,7 @@ def _random(kind: type[Any], side: int) -> Any:
 
 
 def _copy_gb_s() -> float:
-    """Billion bytes a second of a copy in which every core copies its part."""
+    """Billion bytes per second of a copy in which every core copies its part."""
     source = np.ones(COPIED_BYTES, np.uint8)
     target = np.empty_like(source)
     bounds = np.linspace(0, COPIED_BYTES, available_cores() + 1).astype(int)

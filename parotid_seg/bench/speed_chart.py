@@ -36,7 +36,7 @@ def draw(result: Result, path: Path) -> None:
     left.set(
         xscale="log",
         xlabel="latency of a batch, one at a time, ms (median); labels: batch size",
-        ylabel="slices a second, undisturbed",
+        ylabel="slices per second, undisturbed",
     )
     left.xaxis.set_major_formatter("{x:g}")
     left.set_ylim(bottom=0)

@@ -104,7 +104,7 @@ class MeasuredEngine:
 
     @property
     def best_size(self) -> int:
-        """The batch size of the most samples a second."""
+        """The batch size of the most samples per second."""
         return max(self.jobs, key=lambda size: size / self.jobs[size].median_ms)
 
 

@@ -33,7 +33,7 @@ AHEAD = 2
 """Tasks queued at an actor, the running one included."""
 MOST_TASKS = 20_000
 """Most tasks: Ray Data takes more than a millisecond to create one, before the first begins."""
-TASKS_AN_ACTOR = 4
+TASKS_PER_ACTOR = 4
 """Least tasks of an actor, if there are so many cases, so that all actors end at about the same time."""
 
 
@@ -167,7 +167,7 @@ def _answers(plan: Plan, ready: Ready, request: RunRequest) -> Iterator[CaseResu
     order = ActorConfig(plan.model, replace(request, jobs=()), plan.cpus, ready.ran)
     reference = ray.put(pickle.dumps(order))
     remaining = {job.case.name: job for job in request.jobs}
-    for size in (scans_a_task(len(remaining), plan.cpus, ready.actors), 1):
+    for size in (scans_per_task(len(remaining), plan.cpus, ready.actors), 1):
         if not remaining:
             return
         for answer in _streamed(list(remaining.values()), size, reference, plan, ready):
@@ -181,11 +181,11 @@ def _answers(plan: Plan, ready: Ready, request: RunRequest) -> Iterator[CaseResu
         yield CaseResult("failed", failed(job.case, reason))
 
 
-def scans_a_task(scans: int, cpus: int, actors: int) -> int:
+def scans_per_task(scans: int, cpus: int, actors: int) -> int:
     """Scans per task: enough for an actor's processes to overlap, and few enough to spread them evenly and to lose few
     with an actor. For very many scans, so many that there are at most `MOST_TASKS` tasks."""
     enough = AHEAD * cpus
-    spread = -(-scans // (TASKS_AN_ACTOR * actors))
+    spread = -(-scans // (TASKS_PER_ACTOR * actors))
     return max(1, min(enough, spread), -(-scans // MOST_TASKS))
 
 

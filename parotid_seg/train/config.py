@@ -151,18 +151,18 @@ class Schedule:
         _check(self, "gradient_norm", 0, above=True)
 
     @property
-    def steps_an_epoch(self) -> int:
+    def steps_per_epoch(self) -> int:
         """Batches drawn in one epoch."""
         return max(1, self.images_per_epoch // self.batch_size)
 
     @property
     def steps(self) -> int:
         """Batches drawn in all."""
-        return self.epochs * self.steps_an_epoch
+        return self.epochs * self.steps_per_epoch
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, then a cosine to zero."""
-        warmup = self.warmup_epochs * self.steps_an_epoch
+        warmup = self.warmup_epochs * self.steps_per_epoch
         if step < warmup:
             return self.learning_rate * min(1.0, (step + 1) / warmup)  # an epoch may have no whole number of steps
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))

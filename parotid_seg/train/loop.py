@@ -321,14 +321,14 @@ class Trainer(ABC):
         generator = torch.Generator(self.device).manual_seed(seed)
         self.model.train()
         figures: list[dict[str, float]] = []
-        steps, reported = self.schedule.steps_an_epoch, started
+        steps, reported = self.schedule.steps_per_epoch, started
         title = f"stage {self.config.stages[-1]}, epoch {self.epochs_done + 1} of {self.schedule.epochs}"
         self.shown(title, 0, steps)
         for batch in self.batches(range(self.step, self.step + steps)):
             figures.append(self._train_step(batch, generator))
             self.shown(title, len(figures), steps)
             if (now := time.monotonic()) - reported >= self.silence_s:
-                in_stage = self.schedule.steps_an_epoch * (self.schedule.epochs - self.epochs_done) - len(figures)
+                in_stage = self.schedule.steps_per_epoch * (self.schedule.epochs - self.epochs_done) - len(figures)
                 each, reported, self.silence_s = (now - started) / len(figures), now, SILENCE_S
                 self.report(
                     f"{title}: {len(figures)} of {steps} steps, {each:.1f} s each; left: "

@@ -110,7 +110,7 @@ def endless_whole_runs(*words: str) -> None:
         for module in (turns, measure):
             patch.setattr(module, "LAUNCHES", 1)
         patch.setattr(end_to_end, "RUNS", 1000)
-        patch.setattr(end_to_end, "SCANS_A_RUN", 1)
+        patch.setattr(end_to_end, "SCANS_PER_RUN", 1)
         patch.setattr(measure, "measured_peaks", lambda: Peaks({}, {}, None))
         patch.setattr(engine_process, "subprocess", ForkedPrograms)
         command(*words)

@@ -50,7 +50,7 @@ def short(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(module, "LAUNCHES", 1)
     monkeypatch.setattr(turns, "ROUND_S", 0.02)
     monkeypatch.setattr(end_to_end, "RUNS", 1)
-    monkeypatch.setattr(end_to_end, "SCANS_A_RUN", 2 if request.node.get_closest_marker("alone") else 1)
+    monkeypatch.setattr(end_to_end, "SCANS_PER_RUN", 2 if request.node.get_closest_marker("alone") else 1)
     monkeypatch.setitem(roofline.SIDE, "cpu", 768)
     monkeypatch.setattr(roofline, "COPIED_BYTES", 1 << 24)
     monkeypatch.setattr(engine_process, "subprocess", ForkedPrograms)
@@ -240,7 +240,7 @@ def test_what_is_interrupted_leaves_no_scan_and_no_mask(
 
 
 def test_scans_are_linked_where_they_can(few: tuple[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(end_to_end, "SCANS_A_RUN", 2)
+    monkeypatch.setattr(end_to_end, "SCANS_PER_RUN", 2)
     assert end_to_end._gathered([few], tmp_path) == 2
     linked, copied = (tmp_path / number / few[0].name for number in ("0000", "0001"))
     assert (linked.is_symlink(), copied.is_symlink()) == (True, False)

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("ray")
 
-from parotid_seg.cluster.driver import MOST_TASKS, scans_a_task
+from parotid_seg.cluster.driver import MOST_TASKS, scans_per_task
 
 
 @pytest.mark.parametrize(
@@ -20,4 +20,4 @@ from parotid_seg.cluster.driver import MOST_TASKS, scans_a_task
     ],
 )
 def test_scans_a_task(scans: int, cpus: int, actors: int, size: int) -> None:
-    assert scans_a_task(scans, cpus, actors) == size
+    assert scans_per_task(scans, cpus, actors) == size

@@ -149,7 +149,7 @@ def test_a_long_stage_says_how_long_it_takes_and_is_not_changed_by_that(
         train(config, balls, run, device="cpu", cache=cache, max_minutes=1e-6, report=said.append)
         weights.append(load_checkpoint(run / "last.pt").weights)
     (estimate,) = (line for line in said if line.startswith("estimate: "))
-    steps = 4 * config.segment.steps_an_epoch
+    steps = 4 * config.segment.steps_per_epoch
     words = rf"estimate: .+, for {steps} steps of [\d.]+ s and the validations; --max-minutes ends it within 0 s"
     assert re.fullmatch(words, estimate)
     assert said[said.index(estimate) + 1].startswith("epoch 1 ")

@@ -36,7 +36,7 @@ SMALLEST_PADDING = 0.005
 """Least share of a slice in a region of padding; a corner outside the circle of reconstruction has 0.05."""
 
 
-BYTES_A_VOXEL = 7
+BYTES_PER_VOXEL = 7
 """Most bytes of memory per voxel: as int16 and as float32, and its padding mask."""
 
 
@@ -64,7 +64,7 @@ def read_voxels(series: Series) -> Pixels:
         ScanError: if a file cannot be read, or has changed since the series was found.
     """
     stored = sum(size_of(path) for path in {each.path for each in series.slices})
-    check_room(series.folder, series.voxels, series.voxels * BYTES_A_VOXEL, stored)
+    check_room(series.folder, series.voxels, series.voxels * BYTES_PER_VOXEL, stored)
     frames = Frames()
     volume = _read_files(series, frames)
     try:

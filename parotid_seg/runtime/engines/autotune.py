@@ -276,7 +276,7 @@ def cache_folder() -> Path:
 
 
 def is_private(path: Path) -> bool:
-    """Whether only this user can write to a file or folder. Systems without user numbers have a folder a user.
+    """Whether only this user can write to a file or folder. Systems without user numbers have a folder per user.
 
     Raises:
         OSError: if there is none.

@@ -58,7 +58,7 @@ def load_backend(
         backend: a name of `registry.ENGINES`, which runs exactly this file; or "auto": the fastest that is installed
             and gives the same masks, by a short benchmark that runs once per machine (see `choose`).
         device: "cpu", "cuda", "cuda:N" or "auto": the first usable GPU if there is one, else the CPU.
-        threads: computing threads on the CPU; default: one a core.
+        threads: computing threads on the CPU; default: one per core.
         output: one of `OUTPUTS`.
         allow_unverified: whether a model may be used that `parotid-seg export` has not verified.
         say: called with one line on the choice of "auto" and its reason, and on each unused file or device.

@@ -60,7 +60,7 @@ class OpenVinoBackend(Backend):
         model: the .onnx file.
         precision: one of `TYPES`, the type in which an FP32 or FP16 model is computed; 8-bit products of a quantised
             model stay unchanged.
-        threads: computing threads; default: one a core.
+        threads: computing threads; default: one per core.
         output: one of `OUTPUTS`.
 
     Raises:

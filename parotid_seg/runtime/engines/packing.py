@@ -14,7 +14,7 @@ PACKED = "packed"
 """Name of the size of a packed output (1, packed)."""
 
 
-def labels_a_byte(count: int) -> int:
+def labels_per_byte(count: int) -> int:
     """How many labels a byte holds if there are so many different ones: 8, 4, 2 or 1. It divides `STEPS["out"]`."""
     return next(number for number in (8, 4, 2, 1) if count <= 1 << (8 // number))
 

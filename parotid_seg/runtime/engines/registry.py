@@ -54,7 +54,7 @@ class Request:
         model: the file.
         contract: its contract.
         gpu: number of the GPU that runs it; None for the CPU.
-        threads: computing threads on the CPU; None for one a core.
+        threads: computing threads on the CPU; None for one per core.
         output: one of `base.OUTPUTS`.
         say: called with one line for each unused file or engine, with the reason.
     """

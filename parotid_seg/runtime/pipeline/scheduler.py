@@ -33,7 +33,7 @@ MOST_WORKERS = 16
 """Most workers by default. More processes would only wait for the disk."""
 STARVED_S = 0.5
 """One more worker is started whenever the engine has waited so many seconds in total."""
-BYTES_A_VOXEL = 12
+BYTES_PER_VOXEL = 12
 """A worker's memory for a scan, per voxel: the file's bytes, its voxels before and after reordering, and masks."""
 MEMORY_SHARE = 0.25
 """Share of the machine's memory for scans in work."""
@@ -95,7 +95,7 @@ class _Attempt:
     @property
     def bytes(self) -> int:
         """Memory that it needs."""
-        return BYTES_A_VOXEL * self.voxels
+        return BYTES_PER_VOXEL * self.voxels
 
 
 class Pipeline:

@@ -5,7 +5,7 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
-from parotid_seg.runtime.engines.packing import PACKED, labels_a_byte, unpacked
+from parotid_seg.runtime.engines.packing import PACKED, labels_per_byte, unpacked
 from parotid_seg.runtime.engines.padding import STEPS, Size
 from parotid_seg.runtime.engines.rewriting.packed_labels import packed
 from parotid_seg.scan.volume import Mask
@@ -13,7 +13,7 @@ from parotid_seg.scan.volume import Mask
 
 @pytest.mark.parametrize(("count", "number"), [(2, 8), (3, 4), (4, 4), (5, 2), (16, 2), (17, 1), (256, 1)])
 def test_a_byte_holds_as_many_labels_as_fit(count: int, number: int) -> None:
-    assert labels_a_byte(count) == number
+    assert labels_per_byte(count) == number
     assert STEPS["out"] % number == 0
 
 
@@ -39,7 +39,7 @@ def test_what_a_graph_packs_is_unpacked_without_padding(count: int) -> None:
     (output,) = session.get_outputs()
     assert (output.shape, output.type) == ([1, PACKED], "tensor(uint8)")
     (found,) = session.run(None, {"scores": scores})
-    number = labels_a_byte(count)
+    number = labels_per_byte(count)
     assert found.nbytes == labels.nbytes / number
     back = unpacked(found.reshape(-1, *labels.shape[1:]), number, Size(13, 5, 23))
     np.testing.assert_array_equal(back, labels[:13, :5, :23])

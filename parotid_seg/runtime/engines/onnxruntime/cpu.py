@@ -29,7 +29,7 @@ class OnnxRuntimeBackend(Backend):
 
     Args:
         model: the .onnx file.
-        threads: computing threads; default: one a core.
+        threads: computing threads; default: one per core.
         output: one of `OUTPUTS`.
 
     Raises:

@@ -24,7 +24,7 @@ from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.onnxruntime.cpu import check_installation, check_session, make_session, session_options
 from parotid_seg.runtime.engines.onnxruntime.io_binding import SLOTS, BoundBackend, IoBindingSession
 from parotid_seg.runtime.engines.onnxruntime.stream import INSTALL, CudaRuntimeError, CudaStream, device_error
-from parotid_seg.runtime.engines.packing import labels_a_byte
+from parotid_seg.runtime.engines.packing import labels_per_byte
 
 PROVIDER = "CUDAExecutionProvider"
 HEAVY = {
@@ -111,9 +111,9 @@ class OnnxRuntimeCudaBackend(BoundBackend):
         precision = "fp32" if self.contract.precision == "int8" else self.contract.precision
         name = f"onnxruntime {onnxruntime.__version__} {'with' if graphs else 'without'} CUDA graphs"
         self.ran = ExecutionInfo(name, f"cuda:{device}", precision)
-        number = labels_a_byte(len(self.contract.labels))
+        number = labels_per_byte(len(self.contract.labels))
         self._bound = IoBindingSession(
-            session, output, self._stream, "cuda", device, graphs=graphs, labels_a_byte=number
+            session, output, self._stream, "cuda", device, graphs=graphs, labels_per_byte=number
         )
         self.batch_size = USUAL_BATCH
 

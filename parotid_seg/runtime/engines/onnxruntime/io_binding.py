@@ -83,7 +83,7 @@ class IoBindingSession:
         index: number of the device.
         graphs: whether to capture a CUDA graph at the second chunk in the same buffers and replay it from then on (for
             a shape that occurs once it is not worthwhile); the session must be created for it.
-        labels_a_byte: how many labels a byte holds if the output is packed, see `packing`.
+        labels_per_byte: how many labels a byte holds if the output is packed, see `packing`.
 
     Attributes:
         samples: a chunk of fewer is padded to as many.
@@ -99,13 +99,13 @@ class IoBindingSession:
         index: int = 0,
         *,
         graphs: bool = False,
-        labels_a_byte: int = 1,
+        labels_per_byte: int = 1,
     ) -> None:
         self.session, self.device, self.index, self.graphs = session, device, index, graphs
         self._stream = stream
         self.samples = 1
         self._output = next(entry for entry in session.get_outputs() if entry.name == output)
-        self._labels_a_byte = labels_a_byte if PACKED in self._output.shape else 1
+        self._labels_per_byte = labels_per_byte if PACKED in self._output.shape else 1
         self._slots: dict[Shapes, list[_Buffers]] = {}  # the least recently used first, in both
         self._ids = itertools.count(1)
         self.copied = (0, 0)
@@ -168,9 +168,9 @@ class IoBindingSession:
 
     def _without_padding(self, buffers: _Buffers) -> Output:
         """A copy of what was received that belongs to the scan."""
-        if self._labels_a_byte == 1:
+        if self._labels_per_byte == 1:
             return buffers.size.of(buffers.output)
-        return unpacked(cast(Mask, buffers.output), self._labels_a_byte, buffers.size)
+        return unpacked(cast(Mask, buffers.output), self._labels_per_byte, buffers.size)
 
     def _filled(self, inputs: Inputs, what: str) -> _Buffers:
         """The next buffers for a chunk, with its inputs in the host's memory."""
@@ -221,7 +221,7 @@ class IoBindingSession:
             places[name] = end
             end += -(-math.prod(shapes[name]) * inputs[name].itemsize // ALIGNED) * ALIGNED
         out, height, width = (shapes[name][0] for name in ("slices_back", "rows_back", "columns_back"))
-        out //= self._labels_a_byte
+        out //= self._labels_per_byte
         sizes = {"out": out, "height": height, "width": width, PACKED: out * height * width}
         shape = [each if isinstance(each, int) else sizes[each] for each in self._output.shape]
         kind = np.dtype(np.uint8 if self._output.type == "tensor(uint8)" else np.float32)
@@ -234,7 +234,7 @@ class IoBindingSession:
             address = device[0].data_ptr() + first
             binding.bind_input(name, self.device, self.index, dtype.type, shapes[name], address)
         binding.bind_output(self._output.name, self.device, self.index, kind.type, shape, device[1].data_ptr())
-        output = received.view(kind).reshape((out, height, width) if self._labels_a_byte > 1 else shape)
+        output = received.view(kind).reshape((out, height, width) if self._labels_per_byte > 1 else shape)
         return _Buffers(binding, device, sent, received, views, output, self._stream.event(), str(next(self._ids)))
 
     def _memory(self, size: int) -> onnxruntime.OrtValue:

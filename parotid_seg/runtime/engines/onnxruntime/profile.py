@@ -169,7 +169,7 @@ def time_nodes(
     Args:
         content, inputs: see `count_nodes`.
         repeats: runs to take the mean of, after `WARM` others.
-        threads: computing threads on the CPU; default: one a core.
+        threads: computing threads on the CPU; default: one per core.
         providers: onnxruntime's providers; the first one must load.
 
     Raises:

@@ -6,7 +6,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 from parotid_seg.runtime.engines.base import OUTPUTS
-from parotid_seg.runtime.engines.packing import PACKED, labels_a_byte
+from parotid_seg.runtime.engines.packing import PACKED, labels_per_byte
 from parotid_seg.runtime.engines.rewriting.graph import Graph
 
 LABELS = OUTPUTS[0]
@@ -24,7 +24,7 @@ def packed(model: ModelProto, count: int) -> ModelProto:
     """
     copy = ModelProto()
     copy.CopyFrom(model)
-    number, graph = labels_a_byte(count), Graph(copy)
+    number, graph = labels_per_byte(count), Graph(copy)
     cast = graph.maker(LABELS, "Cast")
     if number == 1 or cast is None:
         return copy

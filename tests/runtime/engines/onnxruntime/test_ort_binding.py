@@ -108,7 +108,9 @@ def test_chunks_of_one_shape_do_not_leak_into_each_other(
 def test_packed_labels_are_the_labels(session: onnxruntime.InferenceSession, scan: list[Inputs]) -> None:
     content = packed(onnx.load(DEFAULT_MODEL), 3).SerializeToString()
     packing = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    one, other = (IoBindingSession(each, "labels", HostStream(), "cpu", labels_a_byte=4) for each in (session, packing))
+    one, other = (
+        IoBindingSession(each, "labels", HostStream(), "cpu", labels_per_byte=4) for each in (session, packing)
+    )
     for inputs in scan:
         np.testing.assert_array_equal(other.start(inputs).result(), one.start(inputs).result())
         np.testing.assert_array_equal(other.timed(inputs)[0], one.start(inputs).result())
