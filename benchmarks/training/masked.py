@@ -126,9 +126,9 @@ class MaskedTrainer(ContrastTrainer):
     def start(self, source: str) -> None:
         """See `Trainer`. Parts that this stage does not train are passed on unchanged from the source."""
         if source != SCRATCH:
-            transfer = self.take(source, self.unet, parts=PARTS, labels=self.data.labels, mirror=False)
+            transfer = self.load_initial_weights(source, self.unet, parts=PARTS, labels=self.data.labels, mirror=False)
             self.learnt |= set(transfer.taken)
-            self.tell(transfer)
+            self.report_transfer(transfer)
 
     def batches(self, numbers: range) -> Iterable[Images]:  # type: ignore[override]
         """See `Trainer`."""

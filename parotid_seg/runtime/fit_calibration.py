@@ -211,10 +211,10 @@ def seen_patient(patient: str, volume: Volume, mask: Mask, contract: Contract) -
         ScanError: as `segment.prepare`.
     """
     prepared, features = mask_features(volume, mask, contract)
-    covered = prepared.crop_to_grid()
-    labels = mask[:, covered.rows, covered.columns]
+    cropped = prepared.crop_to_grid()
+    labels = mask[:, cropped.rows, cropped.columns]
     boxes = label_boxes(labels, len(contract.labels) - 1)
-    return SeenPatient(patient, range_features(list(features), labels, covered, boxes, contract, features))
+    return SeenPatient(patient, range_features(list(features), labels, cropped, boxes, contract, features))
 
 
 def operating_range(patients: Iterable[SeenPatient], made: str) -> OperatingRange | None:

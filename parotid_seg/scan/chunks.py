@@ -116,15 +116,15 @@ def chunks(volume: Volume, windows: Windows, grid: Grid, batch_size: int) -> Ite
     return cut(crop_to_grid(volume, windows, grid), grid, batch_size)
 
 
-def cut(covered: CroppedScan, grid: Grid, batch_size: int) -> Iterator[Chunk]:
+def cut(cropped: CroppedScan, grid: Grid, batch_size: int) -> Iterator[Chunk]:
     """Split a scan into model inputs, in order.
 
     Args:
-        covered: the scan.
+        cropped: the scan.
         grid: the model's.
         batch_size: samples per chunk; with thin slices one more, shared with the next chunk.
     """
-    cutter, start = SliceChunker(covered, grid), 0
+    cutter, start = SliceChunker(cropped, grid), 0
     while start < cutter.depth:
         chunk = cutter.chunk(start, batch_size)
         yield chunk
@@ -154,13 +154,13 @@ class SliceChunker:
         count: samples on slices of the scan.
     """
 
-    def __init__(self, covered: CroppedScan, grid: Grid) -> None:
-        self._covered, self._grid = covered, grid
-        self.depth = covered.voxels.shape[1]
-        self.step = sample_step(covered.distance_mm, grid)
+    def __init__(self, cropped: CroppedScan, grid: Grid) -> None:
+        self._cropped, self._grid = cropped, grid
+        self.depth = cropped.voxels.shape[1]
+        self.step = sample_step(cropped.distance_mm, grid)
         self.count = -(-self.depth // self.step)
-        self._slices_mm = axis_mm(self.depth, covered.distance_mm)
-        self._samples_mm = axis_mm(-(-(self.depth - 1) // self.step) + 1, self.step * covered.distance_mm)
+        self._slices_mm = axis_mm(self.depth, cropped.distance_mm)
+        self._samples_mm = axis_mm(-(-(self.depth - 1) // self.step) + 1, self.step * cropped.distance_mm)
         self._slices_back = resampling_matrix(self._samples_mm, self._slices_mm, 0.0, clamp=True)
 
     def chunk(self, start: int, count: int) -> Chunk:
@@ -189,11 +189,11 @@ class SliceChunker:
             slices,
             samples,
             inputs={
-                "slices": self._covered.voxels[:, needed],
-                "window": self._covered.windows,
+                "slices": self._cropped.voxels[:, needed],
+                "window": self._cropped.windows,
                 "neighbours": np.ascontiguousarray(neighbours[:, needed].reshape(*wanted_mm.shape, -1)),
                 "slices_back": np.ascontiguousarray(back),
-                **self._covered.in_plane,
+                **self._cropped.in_plane,
             },
         )
 
@@ -207,9 +207,9 @@ def segmented(volume: Volume, windows: Windows, grid: Grid, batch_size: int, run
         run: computes a chunk's labels from its inputs.
     """
     labels = np.zeros(volume.shape, np.uint8)
-    covered = crop_to_grid(volume, windows, grid)
-    for chunk in cut(covered, grid, batch_size):
-        labels[chunk.slices, covered.rows, covered.columns] = run(chunk.inputs)
+    cropped = crop_to_grid(volume, windows, grid)
+    for chunk in cut(cropped, grid, batch_size):
+        labels[chunk.slices, cropped.rows, cropped.columns] = run(chunk.inputs)
     return labels
 
 

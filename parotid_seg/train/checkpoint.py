@@ -101,7 +101,7 @@ def is_initial(training: Mapping[str, Any]) -> bool:
     return training.get("epochs") == 0 and training.get("images") == 0
 
 
-def what_it_is(best: Path) -> str:
+def what_best_is(best: Path) -> str:
     """What a `best.pt` without a `last.pt` is, in words."""
     try:
         training = load_checkpoint(best).training

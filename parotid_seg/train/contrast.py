@@ -58,10 +58,10 @@ class ContrastTrainer(Trainer):
         """See `Trainer`. Parts that this stage does not train are passed on unchanged from the source."""
         if source == SCRATCH:
             return
-        transfer = self.take(source, self.unet, parts=PARTS, labels=self.data.labels, mirror=False)
+        transfer = self.load_initial_weights(source, self.unet, parts=PARTS, labels=self.data.labels, mirror=False)
         self.moco.slow.unet.load_state_dict(self.unet.state_dict())
         self.learnt |= set(transfer.taken)
-        self.tell(transfer)
+        self.report_transfer(transfer)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """See `Trainer`."""
@@ -105,7 +105,7 @@ class ContrastTrainer(Trainer):
             draw_pairs(self.pair, self.run / "samples.png")
         return {"momentum": self.schedule.momentum_at(self.step)}
 
-    def kept(self) -> str:
+    def what_best_is(self) -> str:
         """See `Trainer`."""
         return f"of epoch {self.epochs_done}" if self.epochs_done else ""
 

@@ -128,10 +128,10 @@ class Trainer(ABC):
 
     def end_early(self) -> str:
         """Called if a run ends before its schedule, possibly within an epoch; returns what `best.pt` is, or ""."""
-        return self.kept()
+        return self.what_best_is()
 
     @abstractmethod
-    def kept(self) -> str:
+    def what_best_is(self) -> str:
         """What `best.pt` is now; "" if there is none."""
 
     def remarks(self) -> list[str]:
@@ -150,7 +150,7 @@ class Trainer(ABC):
     def weights(self) -> dict[str, Tensor]:
         """The resulting weights, with the names of `ParotidNet`."""
 
-    def take(self, source: str, unet: SwinUnet, **options: Any) -> Transfer:
+    def load_initial_weights(self, source: str, unet: SwinUnet, **options: Any) -> Transfer:
         """Fill a network with a source's weights, in all processes; see `transfer.start_from`."""
         self.report(f"reading --init {source}")
         transfer = self.processes.broadcast_from_rank0(
@@ -179,21 +179,21 @@ class Trainer(ABC):
         raise TimeIsOverError(
             f"stopped after {self.epochs_done} of {self.schedule.epochs} epochs of the stage {self.config.stages[-1]}: "
             f"the time was over before its first step, while {phase}; "
-            f"{how_to_go_on(self.run, self.epochs_done, self.kept())}"
+            f"{how_to_go_on(self.run, self.epochs_done, self.what_best_is())}"
         )
 
-    def as_before(self, transfer: Transfer) -> bool:
+    def has_same_input(self, transfer: Transfer) -> bool:
         """Whether the weights of a source see scans as in its own training, as far as that is known."""
         return transfer.fits(self.config.grid, fixed_windows(self.data.channels, self.config.window_hu))
 
-    def tell(self, transfer: Transfer) -> None:
+    def report_transfer(self, transfer: Transfer) -> None:
         """Report and write the record of a source's weights."""
         for line in transfer.lines():
             self.report(line)
         if transfer.channels and transfer.channels != self.data.channels:
             trained, own = ", ".join(transfer.channels), ", ".join(self.data.channels)
             self.report(f"note: {transfer.source} was trained on {trained}, not on {own}")
-        if not self.as_before(transfer):
+        if not self.has_same_input(transfer):
             self.report(f"note: {transfer.source} has another grid or window, so this is not its model unchanged")
         if self.processes.first:
             transfer.save(self.run / "transfer.json")

@@ -41,14 +41,14 @@ class Processes:
         rank, count: index of this process, and number of processes.
         device: device of this process.
         here: number of processes on this machine.
-        patient: the group for waits with `LONG_PATIENCE`.
+        slow_group: the group of torch.distributed for waits with `LONG_PATIENCE`; None for one process.
     """
 
     rank: int
     count: int
     device: torch.device
     here: int = 1
-    patient: Any = None
+    slow_group: Any = None
 
     @property
     def first(self) -> bool:
@@ -105,7 +105,7 @@ class Processes:
         if self.count == 1:
             return make()
         box: list[Any] = [make() if self.first else None]
-        dist.broadcast_object_list(box, src=0, group=self.patient)
+        dist.broadcast_object_list(box, src=0, group=self.slow_group)
         return box[0]  # type: ignore[no-any-return]
 
     def broadcast_weights(self, module: nn.Module) -> None:
@@ -130,7 +130,7 @@ class Processes:
     def barrier(self) -> None:
         """Wait until every process reaches this point."""
         if self.count > 1:
-            dist.barrier(group=self.patient)
+            dist.barrier(group=self.slow_group)
 
     def wrapped(self, module: nn.Module) -> nn.Module:
         """The module wrapped for training: gradients become the mean over all processes."""
@@ -159,8 +159,8 @@ def join(device: str) -> Processes:
         torch.cuda.set_device(chosen)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
-    patient = dist.new_group(backend="gloo", timeout=LONG_PATIENCE)
-    return Processes(dist.get_rank(), count, chosen, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), patient)
+    slow_group = dist.new_group(backend="gloo", timeout=LONG_PATIENCE)
+    return Processes(dist.get_rank(), count, chosen, int(os.environ.get("LOCAL_WORLD_SIZE", "1")), slow_group)
 
 
 def keep_freed_memory() -> None:

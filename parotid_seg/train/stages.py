@@ -8,7 +8,7 @@ from pathlib import Path
 
 from parotid_seg.errors import InputError
 from parotid_seg.files import make_folder, remove_orphans
-from parotid_seg.train.checkpoint import what_it_is
+from parotid_seg.train.checkpoint import what_best_is
 from parotid_seg.train.config import INITIAL, TrainConfig
 from parotid_seg.train.contrast import ContrastTrainer
 from parotid_seg.train.data.data_set import DataSet, open_data_sets
@@ -153,7 +153,7 @@ def _started_stages(run: Path, folders: dict[str, Path], resume: bool, source: s
         raise InputError("holds a run already; --resume continues it, or choose another --out", path=run)
     for stage, folder in folders.items():
         best = folder / "best.pt"
-        if stage not in started_stages and best.exists() and (what := what_it_is(best)) != INITIAL:
+        if stage not in started_stages and best.exists() and (what := what_best_is(best)) != INITIAL:
             way_on = f"choose another --out (--init {best} goes on from it), or remove that file"
             raise InputError(
                 f"holds a run already: best.pt ({what}), but no last.pt to resume from; {way_on}", path=run

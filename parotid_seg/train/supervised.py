@@ -182,11 +182,11 @@ class SegmentTrainer(Trainer):
         """See `Trainer`."""
         if source == SCRATCH:
             return
-        transfer = self.take(source, self.net.unet, parts=self.config.transfer, labels=self.data.labels)
+        transfer = self.load_initial_weights(source, self.net.unet, parts=self.config.transfer, labels=self.data.labels)
         self.average.load_state_dict(self.net.state_dict())
-        whole = not transfer.random and self.as_before(transfer) and source == self.config.init
+        whole = not transfer.random and self.has_same_input(transfer) and source == self.config.init
         self.whole_source = source if whole else ""
-        self.tell(transfer)
+        self.report_transfer(transfer)
         if not self.schedule.initial_share:
             return
         if transfer.random:
@@ -282,7 +282,11 @@ class SegmentTrainer(Trainer):
     def next_command(self) -> str:
         """See `Trainer`."""
         best = self.run / "best.pt"
-        return f"{best} is {self.kept()}; next: parotid-seg export {best} --out MODEL.onnx" if self.best_epoch else ""
+        return (
+            f"{best} is {self.what_best_is()}; next: parotid-seg export {best} --out MODEL.onnx"
+            if self.best_epoch
+            else ""
+        )
 
     def _too_few_to_choose(self) -> bool:
         """Whether the last epoch is the best, because chance would choose another one or the initial weights."""
@@ -325,9 +329,9 @@ class SegmentTrainer(Trainer):
         if self.best_dsc < 0:
             self._validate(self.pace.step)
             return SO_FAR
-        return self.kept()
+        return self.what_best_is()
 
-    def kept(self) -> str:
+    def what_best_is(self) -> str:
         """See `Trainer`."""
         initial = INITIAL if self.initial_kept or self.best_dsc >= 0 else ""
         return f"of epoch {self.best_epoch}" if self.best_epoch else initial

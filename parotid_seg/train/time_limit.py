@@ -89,9 +89,9 @@ def resume_advice(run: Path) -> str:
     if not checkpoints:
         best, started = run / "best.pt", ""
         if best.exists():
-            from parotid_seg.train.checkpoint import what_it_is  # imports torch
+            from parotid_seg.train.checkpoint import what_best_is  # imports torch
 
-            started = f"; {best} is there: {what_it_is(best)}"
+            started = f"; {best} is there: {what_best_is(best)}"
         return f"{run} holds no finished epoch on this machine{started}"
     newest = max(checkpoints, key=lambda path: path.stat().st_mtime)
     best = newest.with_name("best.pt")

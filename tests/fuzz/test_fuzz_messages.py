@@ -13,7 +13,7 @@ import pytest
 
 from parotid_seg.errors import ScanError
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.pipeline.protocol.answers import Asked, next_answer
+from parotid_seg.runtime.pipeline.protocol.answers import Question, next_answer
 from parotid_seg.runtime.pipeline.protocol.framing import HEADER, MAGIC, ProtocolError, read_head
 from parotid_seg.runtime.pipeline.protocol.messages import CaseResult, OutputFailure, PutOff, failed
 from parotid_seg.runtime.segmentation.segment import prepare
@@ -30,7 +30,7 @@ SMALL = (
     sent(PutOff("too many open files")),
     sent(OutputFailure("no space left")),
 )
-KNOWN: tuple[Asked, ...] = (ASKED, replace(ASKED, job=replace(JOB, known=DONE)), replace(ASKED, labelled=True))
+KNOWN: tuple[Question, ...] = (ASKED, replace(ASKED, job=replace(JOB, known=DONE)), replace(ASKED, labelled=True))
 VALUES: tuple[Any, ...] = (
     *EXTREMES[:-1],
     *FLOATS,
@@ -40,7 +40,7 @@ VALUES: tuple[Any, ...] = (
     [],
     {},
     [[]] * 9,
-    "covered",
+    "cropped",
     "done",
     b"s0",
     "a" * 64,

@@ -165,13 +165,13 @@ def _labelled(
     contract = work.contract
     scan, prepared = read_for_model(case.scan, contract)
     read = time.perf_counter()
-    covered, labelled = labels_of_scan(prepared, ask, work.options)
+    cropped, labelled = labels_of_scan(prepared, ask, work.options)
     answered = time.perf_counter()
     result = postprocess(
-        labelled.labels, covered, scan.volume, contract, work.options, agreement=labelled.agreement
+        labelled.labels, cropped, scan.volume, contract, work.options, agreement=labelled.agreement
     ).only(work.options.rois.written(contract.labels), contract.labels)
     seconds = {"read": read - begun, "segment": labelled.seconds}
-    del prepared, covered, labelled  # before pictures are drawn, as copies of a large scan
+    del prepared, cropped, labelled  # before pictures are drawn, as copies of a large scan
     if work.options.pictures:
         pictures = make_folder_in(work.out, PICTURES)
         window = window_of(scan.volume.voxels[0], contract.windows[0])

@@ -43,8 +43,8 @@ def main() -> None:
 def _do(
     work: WorkerConfig, job: CaseRequest, requests: IO[bytes], answers: IO[bytes]
 ) -> CaseResult | PutOff | OutputFailure:
-    def ask(covered: CroppedScan) -> Prediction:
-        send_answer(covered, work, job, answers)
+    def ask(cropped: CroppedScan) -> Prediction:
+        send_answer(cropped, work, job, answers)
         return cast(Prediction, next_request(requests))
 
     try:

@@ -16,7 +16,7 @@ import traceback
 from dataclasses import dataclass
 
 from parotid_seg.errors import MachineError, ScanError
-from parotid_seg.runtime.pipeline.protocol.answers import Asked, next_answer
+from parotid_seg.runtime.pipeline.protocol.answers import Question, next_answer
 from parotid_seg.runtime.pipeline.protocol.framing import ProtocolError
 from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, OutputFailure, PutOff, WorkerConfig
 from parotid_seg.runtime.pipeline.protocol.requests import send_request
@@ -164,11 +164,11 @@ class Worker:
         except MachineError as error:
             return WorkerDied(error.reason, machine=True)
 
-    def _question_of(self, request: _Request) -> Asked:
+    def _question_of(self, request: _Request) -> Question:
         assert self._work is not None
         assert self.job is not None
         self._labelled = 0 if isinstance(request, CaseRequest) else self._labelled + 1
-        return Asked(self._work, self.job, self._voxels, self._labelled)
+        return Question(self._work, self.job, self._voxels, self._labelled)
 
     def _next_request(self) -> _Request:
         """The next request. Raises EOFError when the worker should end."""

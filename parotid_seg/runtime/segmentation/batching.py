@@ -60,24 +60,24 @@ class _Scan(Generic[Key]):
         refused: whether the engine rejected it.
     """
 
-    def __init__(self, key: Key, covered: CroppedScan, backend: Backend) -> None:
-        self.key, self.covered = key, covered
-        self.cutter = SliceChunker(covered, backend.contract.grid)
-        self.labels = np.zeros(covered.voxels.shape[1:], np.uint8)
+    def __init__(self, key: Key, cropped: CroppedScan, backend: Backend) -> None:
+        self.key, self.cropped = key, cropped
+        self.cutter = SliceChunker(cropped, backend.contract.grid)
+        self.labels = np.zeros(cropped.voxels.shape[1:], np.uint8)
         self.todo: deque[range | tuple[int, ...]] = deque()
         self.running, self.refused = 0, False
         self.seconds, self.computed = 0.0, 0
         self.alike = np.zeros((3, len(backend.contract.labels)), np.int64)
-        needed = most_slices(backend.contract.grid, 1, covered.distance_mm)
+        needed = most_slices(backend.contract.grid, 1, cropped.distance_mm)
         self._overlap = needed if self.cutter.step == 1 else 0
         self._wanted = np.zeros(self.cutter.count, np.bool_)
-        self._wanted[list(covered.known)] = True
-        if covered.samples is None:
+        self._wanted[list(cropped.known)] = True
+        if cropped.samples is None:
             self.todo.append(range(self.cutter.count))
-        elif covered.grow:
-            self._want(covered.samples)
+        elif cropped.grow:
+            self._want(cropped.samples)
         else:
-            self.todo.append(covered.samples)
+            self.todo.append(cropped.samples)
 
     @property
     def complete(self) -> bool:
@@ -110,7 +110,7 @@ class _Scan(Generic[Key]):
         """Store a chunk's labels. If a structure reaches its end, the samples beyond are queued, too."""
         self.running -= 1
         self.labels[chunk.slices] = labels
-        if self.covered.grow:
+        if self.cropped.grow:
             step = self.cutter.step
             self._want(
                 sample
@@ -171,9 +171,9 @@ class Batcher(Generic[Key]):
         """Whether there is work left."""
         return bool(self._scans or self._running or self._nothing_to_do)
 
-    def add(self, key: Key, covered: CroppedScan) -> None:
+    def add(self, key: Key, cropped: CroppedScan) -> None:
         """Add a scan; `key` is returned with its labels."""
-        scan = _Scan(key, covered, self._backend)
+        scan = _Scan(key, cropped, self._backend)
         (self._nothing_to_do if scan.complete else self._scans).append(scan)
 
     def step(self) -> list[tuple[Key, Prediction | ScanError]]:
@@ -217,7 +217,7 @@ class Batcher(Generic[Key]):
         first = self._scans[0]
         batch = _Batch[Key](self.batch_size)
         for scan in list(self._scans):
-            if scan is first or can_share(first.covered, scan.covered):
+            if scan is first or can_share(first.cropped, scan.cropped):
                 while scan.todo and self._add_to(batch, scan):
                     pass
             if not scan.todo:

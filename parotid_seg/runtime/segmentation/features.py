@@ -149,7 +149,7 @@ class _Side(NamedTuple):
 def range_features(
     found: Sequence[str],
     labels: Mask,
-    covered: CroppedScan,
+    cropped: CroppedScan,
     boxes: Sequence[Box | None],
     contract: Contract,
     glands: Mapping[str, Mapping[str, float]],
@@ -159,7 +159,7 @@ def range_features(
     Args:
         found: the structures that count as found.
         labels: (D, h, w) within the grid, after clean-up.
-        covered: the scan within the grid.
+        cropped: the scan within the grid.
         boxes: around the labels from 1 on.
         contract: the model's.
         glands: features of structures, see `gland_features`.
@@ -171,9 +171,9 @@ def range_features(
     }
     if not placed:
         return RangeFeatures({}, {}, {}, {})
-    images, masks = _on_grid(labels, covered, placed)
+    images, masks = _on_grid(labels, cropped, placed)
     masks = {name: mask for name, mask in masks.items() if mask.any()}
-    low, high = map(float, covered.windows[0])
+    low, high = map(float, cropped.windows[0])
     scan, structures, straight = _of_image(images, low, high), {}, {}
     if masks:
         scan |= _bone_behind(images, masks)
@@ -198,15 +198,15 @@ def range_features(
 
 
 def _on_grid(
-    labels: Mask, covered: CroppedScan, placed: Mapping[str, tuple[int, Box]]
+    labels: Mask, cropped: CroppedScan, placed: Mapping[str, tuple[int, Box]]
 ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.bool_]]]:
     """Some slices (S, G, G) as shares of the window, and the masks of the structures on them."""
     first = min(box[0].start for _, box in placed.values())
     last = max(box[0].stop for _, box in placed.values()) - 1
     at = np.unique(np.linspace(first, last, min(MOST_SLICES, last - first + 1)).round().astype(np.intp))
-    rows, columns = covered.in_plane["rows"], covered.in_plane["columns"].T
-    low, high = (np.float32(each) for each in covered.windows[0])
-    shares = np.clip((covered.voxels[0, at].astype(np.float32) - low) / (high - low), 0, 1)
+    rows, columns = cropped.in_plane["rows"], cropped.in_plane["columns"].T
+    low, high = (np.float32(each) for each in cropped.windows[0])
+    shares = np.clip((cropped.voxels[0, at].astype(np.float32) - low) / (high - low), 0, 1)
     slices = labels[at]
     return rows @ shares @ columns, {
         name: rows @ (slices == value).astype(np.float32) @ columns > 0.5 for name, (value, _) in placed.items()

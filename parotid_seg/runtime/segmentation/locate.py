@@ -89,8 +89,8 @@ def labels_of_scan(
     """
     labels = prepared.contract.labels
     if options.search == "full" or not options.clean_up or not all(map(side_of, labels[1:])):
-        covered = prepared.crop_to_grid()
-        return covered, ask(covered)
+        cropped = prepared.crop_to_grid()
+        return cropped, ask(cropped)
     return _Search(prepared, ask, keep=not options.tta).labels()
 
 
@@ -100,7 +100,7 @@ class _Found:
 
     Attributes:
         place: of the grid.
-        covered: the scan cropped to the grid.
+        cropped: the scan cropped to the grid.
         computed: labels (h, w) of the computed samples.
         found: samples with a structure.
         slices: slices of the computed samples (S,).
@@ -110,7 +110,7 @@ class _Found:
     """
 
     place: Place
-    covered: CroppedScan
+    cropped: CroppedScan
     computed: dict[int, Mask]
     found: tuple[int, ...]
     slices: NDArray[np.intp]
@@ -159,16 +159,16 @@ class _Search:
                 break
         if view.complete:
             known = view.computed if self._keep else {}
-            covered = replace(view.covered, samples=view.found, grow=True, known=tuple(known))
-            labelled = self._labels_from_model(covered)
+            cropped = replace(view.cropped, samples=view.found, grow=True, known=tuple(known))
+            labelled = self._labels_from_model(cropped)
             for sample, labels in known.items():
                 labelled.labels[sample] = labels
             if self._is_whole(labelled.labels):
-                return covered, self._total(labelled)
-        return view.covered, self._total(self._labels_from_model(view.covered))
+                return cropped, self._total(labelled)
+        return view.cropped, self._total(self._labels_from_model(view.cropped))
 
-    def _labels_from_model(self, covered: CroppedScan) -> Prediction:
-        labelled = self._ask(covered)
+    def _labels_from_model(self, cropped: CroppedScan) -> Prediction:
+        labelled = self._ask(cropped)
         self._seconds += labelled.seconds
         self._computed += labelled.computed
         return labelled
@@ -179,28 +179,28 @@ class _Search:
 
     def _search_at(self, place: Place, samples: Sequence[int]) -> _Found:
         """Compute some samples with the grid at a place, and the sparse samples next to those with a structure."""
-        covered = self._prepared.crop_to_grid(place)
-        labels = self._labels_of(covered, samples)
+        cropped = self._prepared.crop_to_grid(place)
+        labels = self._labels_of(cropped, samples)
         with_structure = [sample for sample, mask in labels.items() if mask.any()]
         near = {
             each for each in self._sparse if any(abs(each - sample) <= self._sparse.step for sample in with_structure)
         }
-        labels |= self._labels_of(covered, sorted(near - set(labels)))
+        labels |= self._labels_of(cropped, sorted(near - set(labels)))
         labels = dict(sorted(labels.items()))
         names = self._prepared.contract.labels
         with_structure = [sample for sample, mask in labels.items() if mask.any()]
         pieces = clean_labels(np.stack(list(labels.values())), names)
         boxes = tuple(label_boxes(pieces, len(names) - 1))
         spacing, contract = self._volume.spacing_mm, self._prepared.contract
-        cut = any(box and is_cut_in_plane(box, covered, spacing, contract) for box in boxes)
+        cut = any(box and is_cut_in_plane(box, cropped, spacing, contract) for box in boxes)
         slices = self._step * np.array(list(labels), np.intp)
-        return _Found(place, covered, labels, tuple(with_structure), slices, pieces, boxes, cut)
+        return _Found(place, cropped, labels, tuple(with_structure), slices, pieces, boxes, cut)
 
-    def _labels_of(self, covered: CroppedScan, samples: Sequence[int]) -> dict[int, Mask]:
+    def _labels_of(self, cropped: CroppedScan, samples: Sequence[int]) -> dict[int, Mask]:
         """Labels (h, w) of single samples, by index."""
         if not samples:
             return {}
-        labels = self._labels_from_model(replace(covered, samples=tuple(samples))).labels
+        labels = self._labels_from_model(replace(cropped, samples=tuple(samples))).labels
         return {sample: labels[sample * self._step] for sample in samples}
 
     def _settled(self, view: _Found) -> _Found:
@@ -219,8 +219,8 @@ class _Search:
             return view.place
         distance_mm, row_mm, column_mm = self._volume.spacing_mm
         middle = float(np.average(view.slices, weights=np.count_nonzero(view.labels, axis=(1, 2))))
-        row = view.covered.rows.start + _middle_of([box[1] for box in boxes])
-        column = view.covered.columns.start + _middle_of([box[2] for box in boxes])
+        row = view.cropped.rows.start + _middle_of([box[1] for box in boxes])
+        column = view.cropped.columns.start + _middle_of([box[2] for box in boxes])
         half_mm = self._grid.size * self._grid.spacing_mm / 2
         below, above = (length / distance_mm for length in HEAD_MM)
         around_row, around_column = (_around(at, ASIDE_MM / step) for at, step in ((row, row_mm), (column, column_mm)))
@@ -255,7 +255,7 @@ class _Search:
         return all(box is not None and box[0].stop - box[0].start >= least for box in boxes)
 
 
-def is_cut_in_plane(box: Box, covered: CroppedScan, spacing_mm: tuple[float, float, float], contract: Contract) -> bool:
+def is_cut_in_plane(box: Box, cropped: CroppedScan, spacing_mm: tuple[float, float, float], contract: Contract) -> bool:
     """Whether a structure reaches the edge of the scan, or of the part within the grid, in a slice.
 
     Resampling may move an outline there by a pixel of the grid or a voxel, so structures within that distance of the
@@ -263,11 +263,11 @@ def is_cut_in_plane(box: Box, covered: CroppedScan, spacing_mm: tuple[float, flo
 
     Args:
         box: of the structure in the labels (D, h, w) within the grid.
-        covered, contract: the scan and the model.
+        cropped, contract: the scan and the model.
         spacing_mm: of the scan's slices, rows and columns.
     """
     for name, side, step_mm in zip(("rows_back", "columns_back"), box[1:], spacing_mm[1:], strict=True):
-        reach, margin = used(covered.in_plane[name].T), math.ceil(contract.grid.spacing_mm / step_mm)
+        reach, margin = used(cropped.in_plane[name].T), math.ceil(contract.grid.spacing_mm / step_mm)
         if side.start - reach.start <= margin or reach.stop - side.stop <= margin:
             return True
     return False

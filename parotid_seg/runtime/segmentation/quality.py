@@ -43,7 +43,7 @@ class Quality:
 def judged(
     found: Sequence[str],
     labels: Mask,
-    covered: CroppedScan,
+    cropped: CroppedScan,
     spacing_mm: tuple[float, float, float],
     boxes: Sequence[Box | None],
     volumes_ml: Mapping[str, float],
@@ -54,7 +54,7 @@ def judged(
     Args:
         found: the structures that count as found.
         labels: (D, h, w) within the grid, after clean-up.
-        covered: the scan within the grid.
+        cropped: the scan within the grid.
         spacing_mm: of the voxels.
         boxes: around the labels from 1 on.
         volumes_ml: of all structures.
@@ -62,10 +62,10 @@ def judged(
     """
     features, quality = {}, Quality()
     if contract.calibrations or contract.operating_range:
-        voxels, windows = covered.voxels[0], covered.windows
+        voxels, windows = cropped.voxels[0], cropped.windows
         features = features_of(found, labels, voxels, windows, spacing_mm, boxes, volumes_ml, contract)
         quality = quality_of(features, contract)
-    seen = range_features(found, labels, covered, boxes, contract, features)
+    seen = range_features(found, labels, cropped, boxes, contract, features)
     flags = []
     if is_ct(contract.channels[0]):
         flags += [Flag(FlagCode.LEAVES_SKIN, name, air) for name, air in seen.in_air.items() if air > MOST_IN_AIR]

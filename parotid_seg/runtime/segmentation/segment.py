@@ -102,8 +102,8 @@ def segment_volume(
     """
     ask = asking(backend, batch_size or backend.batch_size, tta=options.tta)
     prepared = prepare(volume, backend.contract)
-    covered, labelled = labels_of_scan(prepared, ask, options)
-    return postprocess(labelled.labels, covered, volume, backend.contract, options, agreement=labelled.agreement)
+    cropped, labelled = labels_of_scan(prepared, ask, options)
+    return postprocess(labelled.labels, cropped, volume, backend.contract, options, agreement=labelled.agreement)
 
 
 def asking(backend: Backend, batch_size: int, *, tta: bool = False) -> Ask:
@@ -115,8 +115,8 @@ def asking(backend: Backend, batch_size: int, *, tta: bool = False) -> Ask:
     """
     batches = Batcher[None](backend, batch_size, tta=tta)
 
-    def ask(covered: CroppedScan) -> Prediction:
-        batches.add(None, covered)
+    def ask(cropped: CroppedScan) -> Prediction:
+        batches.add(None, cropped)
         complete: list[tuple[None, Prediction | ScanError]] = []
         while batches.busy:
             complete += batches.step()
@@ -143,7 +143,7 @@ def prepare(volume: Volume, contract: Contract) -> Prepared:
 
 def postprocess(
     labels: Mask,
-    covered: CroppedScan,
+    cropped: CroppedScan,
     volume: Volume,
     contract: Contract,
     options: SegmentationOptions = DEFAULTS,
@@ -154,7 +154,7 @@ def postprocess(
 
     Args:
         labels: (D, h, w) within the grid.
-        covered, volume, contract: the prepared scan.
+        cropped, volume, contract: the prepared scan.
         options: whether the labels are cleaned up.
         agreement: see `Segmentation`.
 
@@ -182,18 +182,18 @@ def postprocess(
         if is_parotid(name) and volumes[name] >= SMALLEST_GLAND_ML and dsc < LEAST_AGREEMENT
     )
     glands = [name if volumes[name] >= SMALLEST_GLAND_ML else "" for name in contract.labels[1:]]
-    swapped = _swapped(labels, glands, boxes, covered, volume.spacing_mm[2])
+    swapped = _swapped(labels, glands, boxes, cropped, volume.spacing_mm[2])
     cut = [
         Flag(FlagCode.CUT_IN_PLANE, name)
         for name, box in zip(contract.labels[1:], boxes, strict=True)
-        if box and not is_missing(name, volumes[name]) and is_cut_in_plane(box, covered, volume.spacing_mm, contract)
+        if box and not is_missing(name, volumes[name]) and is_cut_in_plane(box, cropped, volume.spacing_mm, contract)
     ]
     found = [name for name, size in volumes.items() if size and not is_missing(name, size)]
-    quality = judged(found, labels, covered, volume.spacing_mm, boxes, volumes, contract)
+    quality = judged(found, labels, cropped, volume.spacing_mm, boxes, volumes, contract)
     cut = [flag for flag in cut if flag not in quality.flags]
-    flags = (*covered.flags, *swapped, *_flags(labels, contract.labels, volumes), *cut, *unsure, *quality.flags)
+    flags = (*cropped.flags, *swapped, *_flags(labels, contract.labels, volumes), *cut, *unsure, *quality.flags)
     mask = np.zeros(volume.shape, np.uint8)
-    mask[:, covered.rows, covered.columns] = labels
+    mask[:, cropped.rows, cropped.columns] = labels
     return Segmentation(mask, volumes, flags, dict(agreement or {}), quality.expected_dsc, quality.floor_dsc)
 
 
@@ -221,7 +221,7 @@ def is_missing(name: str, size_ml: float) -> bool:
 
 
 def _swapped(
-    labels: Mask, names: Sequence[str], boxes: Sequence[Box | None], covered: CroppedScan, column_mm: float
+    labels: Mask, names: Sequence[str], boxes: Sequence[Box | None], cropped: CroppedScan, column_mm: float
 ) -> list[Flag]:
     """Flags for parotid glands that lie on the wrong side by their names; columns run to the patient's left.
 
@@ -231,7 +231,7 @@ def _swapped(
     Args:
         labels: (D, h, w) within the grid.
         names, boxes: of each label from 1 on; the box of a missing structure is None.
-        covered: the scan.
+        cropped: the scan.
         column_mm: between its columns.
     """
     glands = {
@@ -244,7 +244,7 @@ def _swapped(
         off_mm = (right - left) * column_mm
         return [Flag(FlagCode.SIDES_SWAPPED, name, off_mm)] if off_mm > 0 else []
     for side, (name, box, column) in glands.items():
-        tissue = covered.voxels[0, box[0]] > covered.windows[0, 0]
+        tissue = cropped.voxels[0, box[0]] > cropped.windows[0, 0]
         off_mm = (_middle(tissue.sum(axis=(0, 1))) - column) * column_mm * (1 if side == "left" else -1)
         if off_mm > WRONG_SIDE_MM:
             return [Flag(FlagCode.ONLY_GLAND_ON_OTHER_SIDE, name, off_mm)]

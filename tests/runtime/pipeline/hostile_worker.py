@@ -31,7 +31,7 @@ def frame(answer: dict[str, object], array_bytes: int = 0) -> bytes:
 
 def said(kind: str, file: str) -> bytes:
     harm = pickle.dumps(Harm(file))
-    covered = {"type": "covered", "case": b"s0", "distance_mm": 3.0, "first_row": 0, "first_column": 0}
+    covered = {"type": "cropped", "case": b"s0", "distance_mm": 3.0, "first_row": 0, "first_column": 0}
     return {
         "a pickle": harm,
         "a pickle in a frame": HEADER.pack(MAGIC, len(harm), 0) + harm,

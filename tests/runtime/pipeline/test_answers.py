@@ -19,7 +19,13 @@ from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.runtime.pipeline import worker_process
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import Entry
-from parotid_seg.runtime.pipeline.protocol.answers import LONGEST_TEXT, MOST_QUESTIONS, Asked, next_answer, send_answer
+from parotid_seg.runtime.pipeline.protocol.answers import (
+    LONGEST_TEXT,
+    MOST_QUESTIONS,
+    Question,
+    next_answer,
+    send_answer,
+)
 from parotid_seg.runtime.pipeline.protocol.framing import HEADER, MAGIC, ProtocolError, read_head
 from parotid_seg.runtime.pipeline.protocol.messages import (
     CaseRequest,
@@ -46,7 +52,7 @@ CONTRACT = Threshold().contract
 SCAN = scan_at(70, 75)
 WORK = WorkerConfig(Path("/out"), CONTRACT, ("model",))
 JOB = CaseRequest(Case("s0", (Path("/scans/s0.nii.gz"),)), None)
-ASKED = Asked(WORK, JOB, voxels=SCAN.voxels.size)
+ASKED = Question(WORK, JOB, voxels=SCAN.voxels.size)
 STRUCTURES = CONTRACT.labels[1:]
 DONE = Entry(
     case="s0",
@@ -72,7 +78,7 @@ def sent(answer: Any, work: WorkerConfig = WORK, job: CaseRequest = JOB) -> byte
     return stream.getvalue()
 
 
-def heard(content: bytes, asked: Asked = ASKED) -> Any:
+def heard(content: bytes, asked: Question = ASKED) -> Any:
     stream = io.BytesIO(content)
     answer = next_answer(stream, asked)
     assert not stream.read()

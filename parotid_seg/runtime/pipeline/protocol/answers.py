@@ -72,7 +72,7 @@ class _Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     case: _Text
 
 
-class _Covered(_Answer, tag="covered", frozen=True, forbid_unknown_fields=True):
+class _Cropped(_Answer, tag="cropped", frozen=True, forbid_unknown_fields=True):
     """A `CroppedScan` to be labelled; voxels, windows and `MATRICES` follow."""
 
     shape: tuple[_Size, _Size, _Size, _Size]
@@ -138,11 +138,11 @@ class _Stopped(_Answer, tag="stopped", frozen=True, forbid_unknown_fields=True):
 
 
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(_Covered | _Done | _Skipped | _Failed | _PutOff | _Stopped)
+_DECODER = msgspec.msgpack.Decoder(_Cropped | _Done | _Skipped | _Failed | _PutOff | _Stopped)
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """The request to a worker, against which its answer is checked.
 
     Attributes:
@@ -167,14 +167,14 @@ def send_answer(
         channels, depth, height, width = answer.voxels.shape
         shape = channels, depth, height, width
         first = answer.rows.start, answer.columns.start
-        head = _Covered(case, shape, answer.distance_mm, *first, answer.samples, answer.grow, answer.known)
+        head = _Cropped(case, shape, answer.distance_mm, *first, answer.samples, answer.grow, answer.known)
         matrices = (answer.in_plane[name] for name in MATRICES)
         write_frame(stream, _ENCODER.encode(head), [answer.voxels, answer.windows, *matrices])
         return
     write_frame(stream, _ENCODER.encode(_head_of(answer, case, work, job)))
 
 
-def next_answer(stream: IO[bytes], asked: Asked) -> CroppedScan | CaseResult | PutOff | OutputFailure:
+def next_answer(stream: IO[bytes], question: Question) -> CroppedScan | CaseResult | PutOff | OutputFailure:
     """Read a worker's answer, and check it.
 
     Raises:
@@ -186,16 +186,16 @@ def next_answer(stream: IO[bytes], asked: Asked) -> CroppedScan | CaseResult | P
         answer = _DECODER.decode(head)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"found no answer of a known type ({' '.join(str(error).split())[:200]})") from error
-    if answer.case != _bytes(asked.job.case.name):
+    if answer.case != _bytes(question.job.case.name):
         raise ProtocolError("found an answer on another case than was asked about")
-    if isinstance(answer, _Covered):
-        return _read_covered(stream, array_bytes, answer, asked)
+    if isinstance(answer, _Cropped):
+        return _read_cropped(stream, array_bytes, answer, question)
     read_arrays(stream, array_bytes, [])
     if isinstance(answer, _Done):
-        return CaseResult("done", _checked_entry(answer, asked))
+        return CaseResult("done", _checked_entry(answer, question))
     if isinstance(answer, _Skipped):
-        known = asked.job.known
-        if known is None or known.status != "done" or asked.work.options.overwrite:
+        known = question.job.known
+        if known is None or known.status != "done" or question.work.options.overwrite:
             raise ProtocolError("found that the case was done before, which it was not")
         return CaseResult("skipped", known)
     if isinstance(answer, _PutOff):
@@ -203,9 +203,9 @@ def next_answer(stream: IO[bytes], asked: Asked) -> CroppedScan | CaseResult | P
     if isinstance(answer, _Stopped):
         return OutputFailure(_text(answer.message))
     path = Path(os.fsdecode(answer.path))
-    if not _is_named(path, asked.work, asked.job):
+    if not _is_named(path, question.work, question.job):
         raise ProtocolError("found the path of a file that is not the case's")
-    return CaseResult("failed", failed(asked.job.case, _text(answer.reason), answer.key, path=path))
+    return CaseResult("failed", failed(question.job.case, _text(answer.reason), answer.key, path=path))
 
 
 def _head_of(answer: CaseResult | PutOff | OutputFailure, case: bytes, work: WorkerConfig, job: CaseRequest) -> _Answer:
@@ -241,7 +241,7 @@ def _head_of(answer: CaseResult | PutOff | OutputFailure, case: bytes, work: Wor
     )
 
 
-def _checked_entry(done: _Done, question: Asked) -> Entry:
+def _checked_entry(done: _Done, question: Question) -> Entry:
     work, case = question.work, question.job.case
     names, structures = work.options.outputs.names(case.name), work.options.rois.written(work.contract.labels)
     if len(done.files) != len(names):
@@ -272,37 +272,37 @@ def _checked_entry(done: _Done, question: Asked) -> Entry:
     )
 
 
-def _read_covered(stream: IO[bytes], array_bytes: int, covered: _Covered, question: Asked) -> CroppedScan:
+def _read_cropped(stream: IO[bytes], array_bytes: int, cropped: _Cropped, question: Question) -> CroppedScan:
     contract = question.work.contract
-    channels, depth, height, width = covered.shape
+    channels, depth, height, width = cropped.shape
     if question.labelled >= MOST_QUESTIONS:
         raise ProtocolError(f"found a scan for which labels were given {question.labelled} times")
     if channels != len(contract.channels) or depth > MOST_SLICES or max(height, width) > LONGEST_SIDE:
         raise ProtocolError(
-            f"found voxels of shape {covered.shape}, expected {len(contract.channels)} channels of a scan"
+            f"found voxels of shape {cropped.shape}, expected {len(contract.channels)} channels of a scan"
         )
     if channels * depth * height * width > question.voxels:
         raise ProtocolError(
-            f"found voxels of shape {covered.shape}, expected at most {question.voxels} as in the header"
+            f"found voxels of shape {cropped.shape}, expected at most {question.voxels} as in the header"
         )
-    count = -(-depth // sample_step(covered.distance_mm, contract.grid))
-    for samples in (covered.samples or (), covered.known):
+    count = -(-depth // sample_step(cropped.distance_mm, contract.grid))
+    for samples in (cropped.samples or (), cropped.known):
         if not all(low < high for low, high in itertools.pairwise((-1, *samples, count))):
             raise ProtocolError(f"found samples {str(samples)[:200]}, expected rising ones below {count}")
-    types = _types_of(covered.shape, contract)
+    types = _types_of(cropped.shape, contract)
     voxels, windows, *matrices = read_arrays(stream, array_bytes, types)
     if not (np.isfinite(windows).all() and all(np.isfinite(matrix).all() for matrix in matrices)):
         raise ProtocolError("found a window or a matrix that is not finite")
     return CroppedScan(
         voxels,
         windows,
-        covered.distance_mm,
-        slice(covered.first_row, covered.first_row + height),
-        slice(covered.first_column, covered.first_column + width),
+        cropped.distance_mm,
+        slice(cropped.first_row, cropped.first_row + height),
+        slice(cropped.first_column, cropped.first_column + width),
         dict(zip(MATRICES, matrices, strict=True)),
-        samples=covered.samples,
-        grow=covered.grow,
-        known=covered.known,
+        samples=cropped.samples,
+        grow=cropped.grow,
+        known=cropped.known,
     )
 
 
