@@ -47,7 +47,7 @@ class Declared(NamedTuple):
     Attributes:
         name, type: of the field.
         default: its value if none is given; `dataclasses.MISSING` if one is required.
-        option: see there.
+        option: how it is given on the command line.
         panel: heading in the help of the class that declares it.
     """
 

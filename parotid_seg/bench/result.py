@@ -38,8 +38,8 @@ class Speed:
             launch of the process; what `bench compare` compares.
         peak_mib: largest resident set of the process, with engine and inputs, with batches up to this size.
         gpu_mib: more memory of the GPU in use than before the process started; None on the CPU.
-        roofline: see there; None where there is no peak to set it against.
-        parity: see there; None where there was nothing to compare with.
+        roofline: how close it comes to the machine's peaks; None where there is no peak to set it against.
+        parity: comparison of its masks with the model file's; None where there was nothing to compare with.
     """
 
     batch_size: int
@@ -70,7 +70,7 @@ class Row:
         cold_s: from starting a process to the first chunk's labels, of each launch.
         warm_s: to load the model once more in the same process, with a first chunk.
         speeds: by batch size.
-        end_to_end: see there; None if it failed.
+        end_to_end: times from scan files to mask files; None if it failed.
         layers: see `layers.Layers`; None unless asked for.
     """
 

@@ -53,7 +53,7 @@ def select_engines(model: Path, backends: Sequence[str], device: str, runnable: 
         model: the .onnx or .engine file.
         backends: some of `registry.ENGINES`; none means all that can be used here.
         device: see `load_backend`; "auto" is the CPU and the first GPU.
-        runnable: see there.
+        runnable: finds the file for a backend, see `Runnable`.
         say: called with one line about each thing that is not used.
 
     Raises:

@@ -46,7 +46,7 @@ class Plan:
         scratch: of a local cluster, the folder for its own files.
         workers: most actors; None for as many as there is room for.
         cpus, gpus: reserved for each actor.
-        model: see there.
+        model: see `ModelForHosts`.
     """
 
     address: str

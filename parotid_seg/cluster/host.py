@@ -154,8 +154,8 @@ class ActorConfig:
     """What an actor needs for its run.
 
     Attributes:
-        model: see there.
-        request: see there, without its jobs.
+        model: see `ModelForHosts`.
+        request: of the run, without its jobs.
         cpus: cores reserved for it.
         ran: engine, device and precision that the model must run with, so that all masks are computed alike.
     """

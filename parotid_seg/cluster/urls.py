@@ -58,7 +58,7 @@ def find_anywhere(
     """As `discovery.find_scans`, and for URLs, below which it finds NIfTI files only.
 
     Args:
-        arguments, channels, ignore, skip: see there.
+        arguments, channels, ignore, skip: as for `discovery.find_scans`.
         out: URL of the results; nothing below it is a scan.
     """
     found_scans, errors = find_scans([path for path in arguments if not url_of(path)], channels, ignore, skip=skip)

@@ -89,7 +89,7 @@ def export(
     Args:
         checkpoint_path: `best.pt` or `last.pt` of a training run.
         out: the .onnx file to make.
-        options: see there.
+        options: see `ExportOptions`.
         report, progress: see `build_engine`.
 
     Raises:

@@ -78,7 +78,7 @@ def structure_doses(labels: Mask, affine: NDArray[np.float64], dose: DoseGrid) -
     Args:
         labels: uint8 (I, J, K) in storage order; 0 is no structure.
         affine: (4, 4), from a voxel's indices to RAS in mm.
-        dose: see there.
+        dose: on any grid of the same patient coordinates.
     """
     sums, inside, counts = np.zeros(256), np.zeros(256), np.zeros(256)
     step = max(1, SLAB_VOXELS // (labels.shape[1] * labels.shape[2]))

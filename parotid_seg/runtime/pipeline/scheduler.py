@@ -77,7 +77,7 @@ class _Attempt:
     """A case in work or still to run.
 
     Attributes:
-        job: see there.
+        job: the case, and the journal's entry of it.
         voxels: of its scan, by the header.
         alone: whether no other case may run meanwhile, because its worker died or a resource was exhausted.
         deaths: number of workers that died with it.

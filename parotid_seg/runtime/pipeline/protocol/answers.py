@@ -146,8 +146,8 @@ class Question:
     """The request to a worker, against which its answer is checked.
 
     Attributes:
-        work: see there.
-        job: see there.
+        work: the configuration of the run.
+        job: the case, and the journal's entry of it.
         voxels: of the case's scan, by its header; the model gets at most so many.
         labelled: how often the scan has been labelled.
     """
