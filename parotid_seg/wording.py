@@ -1,8 +1,13 @@
-"""Counts, sizes and lists of names in messages."""
+"""Counts, sizes and lists of names in messages, and the functions that take messages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+Say = Callable[[str], None]
+"""Takes a line for the user."""
+Progress = Callable[[str, int, int], None]
+"""Takes the name of the present phase, how many of its steps are done, and how many it has."""
 
 
 def counted(count: int, noun: str) -> str:

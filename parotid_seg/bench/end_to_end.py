@@ -14,11 +14,12 @@ import numpy as np
 from parotid_seg.bench.child import Child
 from parotid_seg.bench.engine_process import EngineProcess
 from parotid_seg.bench.scan_stages import STAGES
-from parotid_seg.bench.turns import LeaveOut, Progress, Turns
+from parotid_seg.bench.turns import LeaveOut, Turns
 from parotid_seg.errors import ParotidSegError
 from parotid_seg.files import scratch_folder
 from parotid_seg.runtime.pipeline.sources import Scan
 from parotid_seg.scan.other_formats import files_of_image
+from parotid_seg.wording import Progress
 
 RUNS, SCANS_PER_RUN = 3, 8
 """Of `parotid-seg infer`: so many for each engine, taking turns, on at least so many scans."""

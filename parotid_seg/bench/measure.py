@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from parotid_seg.bench.roofline import Peaks, measured_peaks, roofline
 from parotid_seg.bench.selection import MOST_SCANS, in_memory
 from parotid_seg.bench.stats import Latency
 from parotid_seg.bench.system_state import about_machine, remarks, system_state
-from parotid_seg.bench.turns import LAUNCHES, Job, MeasuredEngine, Progress, Turns
+from parotid_seg.bench.turns import LAUNCHES, Job, MeasuredEngine, Turns
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ParotidSegError
 from parotid_seg.files import hash_file
@@ -27,6 +27,7 @@ from parotid_seg.runtime.engines.onnxruntime.cpu import OnnxRuntimeBackend
 from parotid_seg.runtime.engines.onnxruntime.profile import Count, count
 from parotid_seg.runtime.pipeline.sources import Scan, place_of
 from parotid_seg.system import available_cores
+from parotid_seg.wording import Progress, Say
 
 if TYPE_CHECKING:
     from parotid_seg.bench.layers import Layers
@@ -63,7 +64,7 @@ class Bench:
         options: BenchOptions,
         *,
         gpu: int | None = None,
-        say: Callable[[str], None] = lambda _: None,
+        say: Say = lambda _: None,
         progress: Progress = lambda *_: None,
     ) -> None:
         self._model, self._contract, self._scans, self._options = model, contract, scans, options

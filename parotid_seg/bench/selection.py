@@ -13,7 +13,7 @@ import numpy as np
 from parotid_seg.contract import Contract
 from parotid_seg.errors import InputError, OptionError, ParotidSegError, ScanError
 from parotid_seg.files import exists
-from parotid_seg.runtime.engines.autotune import Candidate, Say
+from parotid_seg.runtime.engines.autotune import Candidate
 from parotid_seg.runtime.engines.base import OUTPUTS
 from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.load import check_fit, gpu_index
@@ -22,7 +22,7 @@ from parotid_seg.runtime.pipeline.discovery import example_for, find_scans
 from parotid_seg.runtime.pipeline.sources import Scan, place_of, read_scan
 from parotid_seg.runtime.segmentation.segment import prepare
 from parotid_seg.scan.chunks import CroppedScan, Inputs, SliceChunker
-from parotid_seg.wording import some_of
+from parotid_seg.wording import Say, some_of
 
 Runnable = Callable[[Path, str], Path]
 """A model file and a backend's name to the file that this backend runs: `export.find_engine.runnable`."""

@@ -23,6 +23,7 @@ from parotid_seg.contract import Contract
 from parotid_seg.errors import OptionError, ParotidSegError
 from parotid_seg.runtime.engines.autotune import Candidate
 from parotid_seg.scan.chunks import CroppedScan, Inputs
+from parotid_seg.wording import Progress
 
 LAUNCHES = 3
 LEAST_ROUNDS = 3
@@ -37,7 +38,6 @@ ENOUGH = 200
 """Chunks, for the 99th percentile to have two above it."""
 
 LeaveOut = Callable[[str, str], None]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass

@@ -33,7 +33,7 @@ from parotid_seg.runtime.pipeline.journal import RESUMES
 from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, OutputFailure, WorkerConfig
 from parotid_seg.runtime.pipeline.protocol.worker_stdio import cause, command_of, send
 from parotid_seg.runtime.pipeline.run import Outcome, Summary, infer_at
-from parotid_seg.wording import counted
+from parotid_seg.wording import Say, counted
 
 RAY_LOG = re.compile(r"^\[[^]]*\] \S+:\d+: ")
 """What Ray writes in front of a message: time, level, process and place."""
@@ -66,9 +66,7 @@ class RayExecutor:
         ParotidSegError: if Ray is missing, the cluster cannot be reached, has no room, or cannot load the model.
     """
 
-    def __init__(
-        self, cluster: ClusterOptions, workers: int | None, model: ModelForHosts, out: str, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, cluster: ClusterOptions, workers: int | None, model: ModelForHosts, out: str, say: Say) -> None:
         assert cluster.cluster is not None
         if importlib.util.find_spec("ray") is None:
             raise InputError("--cluster: the package ray is missing: pip install 'parotid-seg[ray]'")
@@ -173,7 +171,7 @@ def infer_on_cluster(
     cluster: ClusterOptions,
     options: InferOptions,
     *,
-    say: Callable[[str], None],
+    say: Say,
     progress: Callable[[Outcome], None],
 ) -> Summary:
     """As `infer`, on a cluster, and with URLs for scans and results.
@@ -201,9 +199,7 @@ def infer_on_cluster(
     return replace(summary, out=out) if url else summary
 
 
-def model_for_hosts(
-    model: ModelOptions, options: InferOptions, say: Callable[[str], None] = lambda _: None
-) -> ModelForHosts:
+def model_for_hosts(model: ModelOptions, options: InferOptions, say: Say = lambda _: None) -> ModelForHosts:
     """A model file as it is sent to the hosts.
 
     Args:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from parotid_seg.export.build_engine import Progress
 from parotid_seg.export.find_engine import runnable
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.load import load_backend, output_for
 from parotid_seg.runtime.engines.model_options import ModelOptions
+from parotid_seg.wording import Progress, Say
 
 
-def load_model(
-    options: ModelOptions, *, tta: bool, say: Callable[[str], None], progress: Progress | None = None
-) -> Backend:
+def load_model(options: ModelOptions, *, tta: bool, say: Say, progress: Progress | None = None) -> Backend:
     """Load a model, here or on a server; an engine that is missing or does not fit is built first.
 
     Args:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from parotid_seg.files import visible
 from parotid_seg.scan.labels import from_the_right, plain_name
-from parotid_seg.wording import counted, some_of
+from parotid_seg.wording import Say, counted, some_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -262,7 +262,7 @@ def print_commission(record: CommissionRecord, out: Path) -> None:
     say(f"{verdict_in_words(record)} on {patients}; report.html and commission.json in {out}")
 
 
-def _print_drift(drift: DriftRecord, say: Callable[[str], None]) -> None:
+def _print_drift(drift: DriftRecord, say: Say) -> None:
     say(drift.verdict)
     for fault in drift.faults:
         say(f"fault: {fault.text}")

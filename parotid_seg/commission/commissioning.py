@@ -42,12 +42,12 @@ from parotid_seg.runtime.label_match import match_labels
 from parotid_seg.runtime.pipeline.executor import Executor
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.ownership import RESULTS
-from parotid_seg.runtime.pipeline.run import Outcome, Say, infer_at
+from parotid_seg.runtime.pipeline.run import Outcome, infer_at
 from parotid_seg.runtime.report.results import CaseRecord, Results, read_results
 from parotid_seg.scan.intensity import is_ct
 from parotid_seg.scan.nifti import read_mask
 from parotid_seg.scan.volume import Mask
-from parotid_seg.wording import counted
+from parotid_seg.wording import Say, counted
 
 Progress = Callable[[Outcome], None]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from parotid_seg.metrics import dice
 from parotid_seg.runtime.label_match import LabelMatch, match_labels
 from parotid_seg.runtime.pipeline.ownership import PAGE
 from parotid_seg.scan.nifti import check_same_voxels, read_mask
-from parotid_seg.wording import some_of
+from parotid_seg.wording import Say, some_of
 
 EARLIER, MASKS, AGAINST, EXAMPLE = "earlier", "masks", "against", "example"
 """Folders of a commissioning: earlier ones of the same folder, masks of the patients, those of the other model, and
@@ -41,7 +41,7 @@ MOST_NAMED = 8
 """Most conditions in the verdict; the record and the page have all."""
 
 
-def begin_in(out: Path, say: Callable[[str], None]) -> Earlier | None:
+def begin_in(out: Path, say: Say) -> Earlier | None:
     """Set a complete commissioning of a folder aside; returns the one to compare with, that ended last.
 
     Raises:

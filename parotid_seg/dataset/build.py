@@ -7,7 +7,7 @@ depends on the lists. dataset.json is written last.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +38,7 @@ from parotid_seg.dataset.splits import (
 from parotid_seg.errors import InputError, OptionError
 from parotid_seg.records import write_record
 from parotid_seg.scan.label_set import DESCRIPTION, read_splits
-from parotid_seg.wording import counted, some_of
-
-Say = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
+from parotid_seg.wording import Progress, Say, counted, some_of
 
 
 @dataclass(frozen=True)

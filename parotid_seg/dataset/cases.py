@@ -28,7 +28,7 @@ from parotid_seg.scan.ct.hounsfield import check_hounsfield
 from parotid_seg.scan.ct.slice_order import misfits
 from parotid_seg.scan.label_set import DESCRIPTION
 from parotid_seg.scan.nifti import NiftiScan, read_nifti, write_volume
-from parotid_seg.wording import counted, some_of
+from parotid_seg.wording import Say, counted, some_of
 
 ENDING = ".nii.gz"
 FORMAT = 6
@@ -54,7 +54,7 @@ class Making:
     out: Path
     private: Private
     labels: Sequence[str]
-    say: Callable[[str], None]
+    say: Say
     progress: Callable[[str, int, int], None]
     skip: Callable[[NotUsed], None]
     made: int = 0

@@ -32,7 +32,7 @@ from parotid_seg.scan.codes import plain
 from parotid_seg.scan.nifti import is_nifti
 from parotid_seg.scan.search import Skipped, search
 from parotid_seg.tables import write_csv
-from parotid_seg.wording import counted
+from parotid_seg.wording import Say, counted
 
 FILE, SERIES, STRUCTURES, ROI = "file", "series", "structure set", "ROI"
 MODALITY = "CT"
@@ -105,7 +105,7 @@ def find_candidates(
     names: RoiNames,
     options: DataSetOptions,
     skip: Skip,
-    say: Callable[[str], None],
+    say: Say,
 ) -> list[CandidateScan]:
     """CT series under some folders, each with its chosen structure set.
 
@@ -147,7 +147,7 @@ def find_candidates(
     return _with_patients([each for each in candidates if each is not None], say)
 
 
-def _with_patients(candidates: Sequence[CandidateScan], say: Callable[[str], None]) -> list[CandidateScan]:
+def _with_patients(candidates: Sequence[CandidateScan], say: Say) -> list[CandidateScan]:
     """The scans with what identifies their patients: PatientID in lower case; where it is empty that of the study's
     other scans, or the study's UID, so that different patients are never merged."""
     of_study: dict[str, set[str]] = {}

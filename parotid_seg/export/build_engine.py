@@ -29,9 +29,7 @@ from parotid_seg.runtime.engines.tensorrt.library import (
     library_named,
     log_of,
 )
-
-Report = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
+from parotid_seg.wording import Progress, Say
 
 
 def build_engine(
@@ -41,7 +39,7 @@ def build_engine(
     library: str,
     profile: BatchProfile,
     options: EngineOptions,
-    report: Report = lambda _: None,
+    report: Say = lambda _: None,
     progress: Progress | None = None,
     timing_cache: Path | None = None,
     prove: Callable[[Path], dict[str, Any]] = lambda _: {},

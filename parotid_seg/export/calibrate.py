@@ -3,7 +3,7 @@ its masks, and its operating range."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -32,7 +32,7 @@ from parotid_seg.scan.intensity import in_windows
 from parotid_seg.scan.seen import Seen, hash_of_scan, voxels_hash
 from parotid_seg.scan.volume import Mask, Volume
 from parotid_seg.train.network import ParotidNet
-from parotid_seg.wording import some_of
+from parotid_seg.wording import Say, some_of
 
 MASKS = "masks"
 """Folder of masks beside `imagesTr` and `labelsTr`, named as the contours."""
@@ -41,7 +41,7 @@ UNCHECKED = f"{UNSEEN}; which scans it was trained on is not recorded, so this i
 
 
 def calibrated_on(
-    place: Path, net: ParotidNet, contract: Contract, report: Callable[[str], None] = lambda _: None
+    place: Path, net: ParotidNet, contract: Contract, report: Say = lambda _: None
 ) -> tuple[tuple[Calibration, ...], OperatingRange | None]:
     """The calibrations of a model, and its operating range.
 
@@ -101,9 +101,9 @@ def calibrated_on(
 
 
 def _report_doubts(
-    of_sides: Mapping[str, tuple[float, float]], without: Sequence[str], patients: int, report: Callable[[str], None]
+    of_sides: Mapping[str, tuple[float, float]], without: Sequence[str], patients: int, report: Say
 ) -> None:
-    """Report patients whose sides seem exchanged, and those without a contour."""
+    """Say patients whose sides seem exchanged, and those without a contour."""
     text, exchanged = exchanged_in(of_sides, "masks", "contours")
     if exchanged:
         report(f"warning: {text}: {len(exchanged)} of {patients} ({some_of(exchanged)})")
@@ -111,7 +111,7 @@ def _report_doubts(
         report(f"not calibrated on, since without a contour: {len(without)} of {patients} ({some_of(without)})")
 
 
-def _whose(masks: Path, scans: Sequence[Scan], contract: Contract, report: Callable[[str], None]) -> str:
+def _whose(masks: Path, scans: Sequence[Scan], contract: Contract, report: Say) -> str:
     """Whose the masks in a folder are, in words; by the run.json of `infer` there they may be of a model that has seen
     the patients, which is reported."""
     path = masks / RUN

@@ -27,6 +27,7 @@ from parotid_seg.runtime.engines.rewriting.precision import FALLBACKS, RESAMPLIN
 from parotid_seg.runtime.tolerance import GATES
 from parotid_seg.scan.chunks import Inputs
 from parotid_seg.scan.volume import Mask
+from parotid_seg.wording import Say
 
 TIMED_TURNS = 9
 LEAST_GAIN = 0.05
@@ -38,8 +39,6 @@ NOT_QUANTISED = (*RESAMPLING, *STEM, "unet.classify")
 the stem in INT8, which has 7 % of the multiply-adds, half more voxels of the packaged model's masks change."""
 MOST_CHUNKS = 32
 """Chunks for calibration; the quantiser keeps the values of all of them in memory."""
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,7 @@ class ExportCandidate:
     steps: tuple[str, ...] = ()
 
 
-def make(
-    precision: str, model: ModelProto, parity: Parity, report: Report, *, symmetric: bool = False
-) -> ExportCandidate:
+def make(precision: str, model: ModelProto, parity: Parity, report: Say, *, symmetric: bool = False) -> ExportCandidate:
     """The FP32 graph in a precision.
 
     Args:
@@ -131,7 +128,7 @@ def fastest(candidates: Sequence[ExportCandidate], inputs: Inputs) -> tuple[Expo
     return chosen, {candidate.precision: round(float(speed), 2) for candidate, speed in pairs}
 
 
-def _lowest(model: ModelProto, parity: Parity, report: Report) -> ExportCandidate:
+def _lowest(model: ModelProto, parity: Parity, report: Say) -> ExportCandidate:
     """FP16 with as little FP32 as passes: first one FP32 fallback after the other, then single modules."""
     steps: list[str] = []
 

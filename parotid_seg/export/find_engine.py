@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from parotid_seg.errors import DeviceError, InputError, ModelError, OptionError
-from parotid_seg.export.build_engine import Progress, Report, build_engine
+from parotid_seg.export.build_engine import build_engine
 from parotid_seg.runtime.engines.autotune import cache_folder, is_private, make_private
 from parotid_seg.runtime.engines.engine_file import (
     ENGINE_BATCH,
@@ -25,9 +25,10 @@ from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.registry import gpu_number
 from parotid_seg.runtime.engines.tensorrt.cuda_context import import_pycuda
 from parotid_seg.runtime.engines.tensorrt.library import LIBRARIES, import_library, known_capabilities
+from parotid_seg.wording import Progress, Say
 
 
-def usable_engine(engine: Path, *, report: Report = lambda _: None, progress: Progress | None = None) -> Path:
+def usable_engine(engine: Path, *, report: Say = lambda _: None, progress: Progress | None = None) -> Path:
     """An engine that can be used here: the requested one; if that is for another GPU or version of its library, one
     that is built from its ONNX file into the user's cache. The requested file is never changed.
 
@@ -56,7 +57,7 @@ def runnable(
     backend: str,
     device: str = "auto",
     *,
-    report: Report = lambda _: None,
+    report: Say = lambda _: None,
     progress: Progress | None = None,
 ) -> Path:
     """The file to load for a model and a backend: the model itself, or an engine if the backend needs one.
@@ -101,7 +102,7 @@ def _check_device(device: str) -> None:
     )
 
 
-def _engine_of(model: Path, library: str, report: Report, progress: Progress | None) -> Path:
+def _engine_of(model: Path, library: str, report: Say, progress: Progress | None) -> Path:
     """The engine of a model file for this machine's GPU; see `runnable`."""
     described = LIBRARIES[library]
     gpu = find_gpu()
@@ -122,7 +123,7 @@ def _cached(
     library: str,
     profile: BatchProfile,
     options: EngineOptions,
-    report: Report,
+    report: Say,
     progress: Progress | None,
 ) -> Path:
     """The engine of a model file for this machine's GPU in the user's cache; built if there is none."""
@@ -147,7 +148,7 @@ def _cached(
     return cached
 
 
-def _built_from(engine: Path, library: str, onnx_sha256: str, report: Report) -> Sidecar | None:
+def _built_from(engine: Path, library: str, onnx_sha256: str, report: Say) -> Sidecar | None:
     """The sidecar of an engine, if it is of this library and was built from the model file of this hash."""
     if not sidecar_path(engine).is_file():
         if engine.is_file():

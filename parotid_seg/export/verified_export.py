@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from onnx import ModelProto
 
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError, OptionError
-from parotid_seg.export.build_engine import Progress, build_engine, ready_to_build
+from parotid_seg.export.build_engine import build_engine, ready_to_build
 from parotid_seg.export.calibrate import calibrated_on
 from parotid_seg.export.candidates import ExportCandidate, fastest, make
 from parotid_seg.export.engine_proof import prove_engine
@@ -33,14 +33,13 @@ from parotid_seg.runtime.engines.engine_file import sidecar_path
 from parotid_seg.runtime.pipeline.discovery import example_for
 from parotid_seg.runtime.tolerance import INT8_SCANS
 from parotid_seg.train.checkpoint import Checkpoint, is_initial, load_checkpoint
+from parotid_seg.wording import Progress, Say
 
 VERSIONS = {
     "against": f"torch {torch.__version__.partition('+')[0]} in FP32",
     "with": f"onnxruntime {onnxruntime.__version__} on the CPU",
 }
 """What runs the trained model and the exported one in the comparison."""
-
-Report = Callable[[str], None]
 
 
 class Seconds(dict[str, float]):
@@ -78,7 +77,7 @@ def export(
     checkpoint_path: Path,
     out: Path,
     options: ExportOptions | None = None,
-    report: Report = lambda _: None,
+    report: Say = lambda _: None,
     progress: Progress | None = None,
 ) -> Proof:
     """Export a checkpoint, compare it with the trained model, and write it with the record of the comparison.
@@ -136,7 +135,7 @@ def export(
     return proof
 
 
-def _loaded(path: Path, report: Report) -> Checkpoint:
+def _loaded(path: Path, report: Say) -> Checkpoint:
     """A checkpoint, with a note if no training has changed its weights."""
     checkpoint = load_checkpoint(path)
     if is_initial(checkpoint.training):
@@ -167,7 +166,7 @@ def _record_of(out: Path) -> Path:
 
 
 def _chosen(
-    tried: Sequence[_Tried], source: _Source, record: dict[str, Any], out: Path, report: Report
+    tried: Sequence[_Tried], source: _Source, record: dict[str, Any], out: Path, report: Say
 ) -> tuple[ExportCandidate, Proof]:
     """The candidate that passes; of several the fastest on this CPU, whose speeds `record` then gets.
 
@@ -200,9 +199,7 @@ def _to_try(options: ExportOptions) -> tuple[str, ...]:
     return COMPUTED_ON_THE_CPU if options.engine == NONE else ("fp16",)
 
 
-def _considered(
-    options: ExportOptions, checkpoint: Checkpoint, report: Report
-) -> tuple[tuple[str, ...], dict[str, str]]:
+def _considered(options: ExportOptions, checkpoint: Checkpoint, report: Say) -> tuple[tuple[str, ...], dict[str, str]]:
     """Precisions to try, and why others are not considered, which is reported.
 
     Raises:
@@ -222,7 +219,7 @@ def _considered(
     return tuple(each for each in precisions if each != "int8"), {"int8": reason}
 
 
-def _prepare(checkpoint: Checkpoint, verify: Path, options: ExportOptions, report: Report) -> _Source:
+def _prepare(checkpoint: Checkpoint, verify: Path, options: ExportOptions, report: Say) -> _Source:
     """Translate the model, calibrate it, segment the scans with the trained model, and count multiply-adds."""
     seconds = Seconds()
     report("translating to ONNX")
@@ -254,7 +251,7 @@ def _prepare(checkpoint: Checkpoint, verify: Path, options: ExportOptions, repor
     return _Source(model, dataclasses.replace(contract, cost=cost), parity, work, seconds)
 
 
-def _candidate(precision: str, source: _Source, options: ExportOptions, report: Report) -> _Tried:
+def _candidate(precision: str, source: _Source, options: ExportOptions, report: Say) -> _Tried:
     """The graph in a precision, with its proof and its file."""
     for_cpu = options.engine == NONE
     with source.seconds.of(f"convert to {precision}"):
@@ -273,7 +270,7 @@ def _add_engine(
     proof: Proof,
     source: _Source,
     record: dict[str, Any],
-    report: Report,
+    report: Say,
     progress: Progress | None,
 ) -> Path:
     """Build an engine of the model file beside it, if the types in its network are the requested ones.

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock, Thread
 
-from parotid_seg.node.listen_options import ListenOptions, Say
+from parotid_seg.node.listen_options import ListenOptions
+from parotid_seg.wording import Say
 
 FIRST_PDU_S = 5.0
 """Seconds for a connection to send its association request."""

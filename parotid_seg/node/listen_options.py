@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,13 +11,11 @@ from typing import Annotated
 from parotid_seg.errors import OptionError
 from parotid_seg.options import Option, OptionGroup
 
-Say = Callable[[str], None]
-"""Called with one line for each event, from any thread; with `Routine` if it is no error."""
 HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9._-]{1,253}")
 
 
 class Routine(str):
-    """A line on an event that is no error: --quiet leaves it out."""
+    """A line on an event that is no error: --quiet leaves it out. Such lines may come from any thread."""
 
     __slots__ = ()
 

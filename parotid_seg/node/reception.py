@@ -22,8 +22,9 @@ from parotid_seg.node import received_objects
 from parotid_seg.node.admission import Admission, Notices
 from parotid_seg.node.bounds import CLOSING_S, LONGEST_PDU, Messages, Server, handler_of, hush
 from parotid_seg.node.inbox import Inbox
-from parotid_seg.node.listen_options import ListenOptions, Routine, Say
+from parotid_seg.node.listen_options import ListenOptions, Routine
 from parotid_seg.node.received_objects import Refused, Spool, identify
+from parotid_seg.wording import Say
 
 if TYPE_CHECKING:
     from pynetdicom.events import Event, EventHandlerType

@@ -21,7 +21,8 @@ from pynetdicom.dimse import DIMSEServiceProvider
 from parotid_seg.errors import OutputError
 from parotid_seg.node.bounds import BoundedSocket, guard
 from parotid_seg.node.ledger import DONE, REFUSED, SENT, Ledger, SeriesRecord
-from parotid_seg.node.listen_options import Peer, Routine, Say
+from parotid_seg.node.listen_options import Peer, Routine
+from parotid_seg.wording import Say
 
 if TYPE_CHECKING:
     from pynetdicom.pdu_primitives import P_DATA

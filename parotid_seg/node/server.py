@@ -14,10 +14,11 @@ from types import FrameType
 from parotid_seg.files import locked, make_folder
 from parotid_seg.node.inbox import Inbox
 from parotid_seg.node.ledger import Ledger
-from parotid_seg.node.listen_options import ListenOptions, Routine, Say
+from parotid_seg.node.listen_options import ListenOptions, Routine
 from parotid_seg.node.reception import Reception
 from parotid_seg.node.send import Outbox
 from parotid_seg.node.work import Segment, Work
+from parotid_seg.wording import Say
 
 POLL_S = 0.2
 GRACE_S = 10.0

@@ -15,7 +15,8 @@ from parotid_seg.errors import EXHAUSTED, MachineError, OutputError, ParotidSegE
 from parotid_seg.files import NO_ROOM, make_folder, remove_orphans
 from parotid_seg.node.inbox import Inbox
 from parotid_seg.node.ledger import DONE, FAILED, INCOMPLETE, REFUSED, SENT, STARTED, Ledger, SeriesRecord, sync_folder
-from parotid_seg.node.listen_options import ListenOptions, Routine, Say
+from parotid_seg.node.listen_options import ListenOptions, Routine
+from parotid_seg.wording import Say
 
 PARTIAL = ".partial-"
 """Prefix of an incomplete folder of results."""

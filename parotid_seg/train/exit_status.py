@@ -24,6 +24,7 @@ from torch.distributed.rendezvous import rendezvous
 from parotid_seg.errors import ParotidSegError
 from parotid_seg.train.parallel import PATIENCE
 from parotid_seg.train.time_limit import resume_advice
+from parotid_seg.wording import Say
 
 STORE_PATIENCE = timedelta(seconds=5)
 """Seconds for an answer of the store, which may be lost with its machine."""
@@ -34,7 +35,7 @@ which torch reports as an error."""
 
 
 @contextlib.contextmanager
-def report_once(run: Path, tell: Callable[[str], None]) -> Iterator[None]:
+def report_once(run: Path, tell: Say) -> Iterator[None]:
     """With several processes: if one ends early, a single one reports it, and the exit status is not 0.
 
     Bugs keep their traceback in every process that has them.

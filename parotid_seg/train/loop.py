@@ -27,8 +27,9 @@ from parotid_seg.train.network import SwinUnet, computes_in_bfloat16
 from parotid_seg.train.parallel import Processes
 from parotid_seg.train.plots import add_record, draw_curves, drop_later_records
 from parotid_seg.train.settings import check_same, duration, to_toml
-from parotid_seg.train.time_limit import Pace, Progress, Report, TimeIsOverError, TimeLimit, how_to_go_on
+from parotid_seg.train.time_limit import Pace, TimeIsOverError, TimeLimit, how_to_go_on
 from parotid_seg.train.transfer import Transfer, start_from, training_of
+from parotid_seg.wording import Progress, Say
 
 SILENCE_S = 60.0
 """Seconds without output after which a line reports the progress of the epoch."""
@@ -69,7 +70,7 @@ class Trainer(ABC):
         data: DataSet,
         run: Path,
         processes: Processes,
-        report: Report,
+        report: Say,
         cache: Path,
         progress: Progress = lambda *_: None,
         limit: TimeLimit | None = None,
@@ -187,7 +188,7 @@ class Trainer(ABC):
         return transfer.fits(self.config.grid, fixed_windows(self.data.channels, self.config.window_hu))
 
     def report_transfer(self, transfer: Transfer) -> None:
-        """Report and write the record of a source's weights."""
+        """Say and write the record of a source's weights."""
         for line in transfer.lines():
             self.report(line)
         if transfer.channels and transfer.channels != self.data.channels:
@@ -291,7 +292,7 @@ class Trainer(ABC):
         return True
 
     def _estimate(self) -> None:
-        """Report how long the stage will take, from a few steps that leave no trace, unless it is short."""
+        """Say how long the stage will take, from a few steps that leave no trace, unless it is short."""
         steps = self.schedule.steps - self.step
         if steps < FEWEST_TO_ESTIMATE:
             self.silence_s = 0.0

@@ -17,7 +17,8 @@ from parotid_seg.train.loop import Trainer
 from parotid_seg.train.parallel import join, keep_freed_memory
 from parotid_seg.train.settings import check_init, length_note
 from parotid_seg.train.supervised import SegmentTrainer
-from parotid_seg.train.time_limit import Progress, Report, TimeIsOverError, TimeLimit
+from parotid_seg.train.time_limit import TimeIsOverError, TimeLimit
+from parotid_seg.wording import Progress, Say
 
 TRAINERS: dict[str, type[Trainer]] = {
     "organs": SegmentTrainer,
@@ -38,7 +39,7 @@ def train(
     max_minutes: float | None = None,
     started: float | None = None,
     cache: Path | None = None,
-    report: Report = lambda _: None,
+    report: Say = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> bool:
     """`parotid-seg train`: start a new run in an empty folder, or resume one.
@@ -86,7 +87,7 @@ def train(
 
 
 def _fit_in_time(
-    trainers: Mapping[str, Trainer], started_stages: Sequence[str], source: str, limit: TimeLimit, say: Report
+    trainers: Mapping[str, Trainer], started_stages: Sequence[str], source: str, limit: TimeLimit, say: Say
 ) -> bool:
     """`_fit_all`, and a line on what is left where it ends: a stop before the first step, or the next command."""
     try:
@@ -100,7 +101,7 @@ def _fit_in_time(
 
 
 def _fit_all(
-    trainers: Mapping[str, Trainer], started_stages: Sequence[str], source: str, limit: TimeLimit, say: Report
+    trainers: Mapping[str, Trainer], started_stages: Sequence[str], source: str, limit: TimeLimit, say: Say
 ) -> bool:
     """Train the stages that are not finished, each from the best weights of the one before.
 

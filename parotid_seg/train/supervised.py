@@ -37,7 +37,7 @@ from parotid_seg.train.network import (
 )
 from parotid_seg.train.parallel import common_batch_norm
 from parotid_seg.train.plots import draw_samples
-from parotid_seg.train.time_limit import Progress
+from parotid_seg.wording import Progress
 
 Add = Callable[[Tensor], Tensor]
 FEWEST_TO_CHOOSE = 6

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from parotid_seg.errors import OptionError
 from parotid_seg.train.config import INITIAL
-
-Report = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
-"""Called with the current step's title, the steps done, and the number of steps."""
+from parotid_seg.wording import Progress, Say
 
 UNCUT_S = 20.0
 """Seconds of a command before which nothing is cut off, so that a short training has a whole epoch."""
@@ -67,7 +63,7 @@ class Pace:
         progress: called with each step.
     """
 
-    def __init__(self, report: Report, progress: Progress) -> None:
+    def __init__(self, report: Say, progress: Progress) -> None:
         self._report, self._progress = report, progress
         self._last = time.monotonic()
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +44,7 @@ from parotid_seg.runtime.pipeline.sources import place_of, read_scan
 from parotid_seg.scan.chunks import Chunk, chunks
 from parotid_seg.scan.intensity import SCALED_WINDOW, in_windows
 from parotid_seg.scan.volume import Orientation, Volume
+from parotid_seg.wording import Say
 
 WARM_SHAPE, WARM_SPACING_MM = (16, 512, 512), (3.0, 1.0, 1.0)
 """Size of the warm-up scan: that of a planning CT."""
@@ -56,7 +56,7 @@ def write_repository(
     serving: Serving | None = None,
     *,
     verify: Path | None = None,
-    report: Callable[[str], None] = lambda _: None,
+    report: Say = lambda _: None,
 ) -> Path:
     """Write a model into a Triton model repository.
 
@@ -156,7 +156,7 @@ def _tensor(value: onnx.ValueInfoProto) -> Tensor:
     )
 
 
-def _batched(content: bytes, contract: Contract, verify: Path | None, report: Callable[[str], None]) -> bytes:
+def _batched(content: bytes, contract: Contract, verify: Path | None, report: Say) -> bytes:
     """The model with a request axis, verified to give the same labels for two patients at once."""
     scans = scans_in(verify or example_for(contract.channels, "--verify"), contract.channels)
     volume, windows = in_windows(read_scan(scans[0]).volume, contract.channels, contract.windows)

@@ -25,6 +25,7 @@ from parotid_seg.errors import InputError, OutputError, ParotidSegError, RecordE
 from parotid_seg.files import partial_path
 from parotid_seg.records import read_record, write_record
 from parotid_seg.runtime.engines.base import Backend
+from parotid_seg.wording import Say
 
 if TYPE_CHECKING:
     from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark
@@ -39,8 +40,6 @@ LEAST_GAIN = 1.1
 BITS = {"int8": 1, "bf16": 2, "fp16": 3, "fp32": 4}
 """Precisions in rising order."""
 NO_HOME = "this user has no home folder for the cache, expected $HOME, or $XDG_CACHE_HOME with an absolute path"
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

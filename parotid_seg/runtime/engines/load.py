@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError, OptionError, ParotidSegError
 from parotid_seg.files import hash_file
-from parotid_seg.runtime.engines.autotune import Candidate, Say, choose, place_for
+from parotid_seg.runtime.engines.autotune import Candidate, choose, place_for
 from parotid_seg.runtime.engines.base import OUTPUTS, Backend
 from parotid_seg.runtime.engines.engine_file import read_sidecar
 from parotid_seg.runtime.engines.gpu import find_gpu, find_gpus
@@ -31,6 +31,7 @@ from parotid_seg.runtime.engines.registry import (
     gpu_number,
 )
 from parotid_seg.system import available_cores, cpu_name, versions_of
+from parotid_seg.wording import Say
 
 if TYPE_CHECKING:
     from parotid_seg.runtime.engines.engine_benchmark import EngineBenchmark

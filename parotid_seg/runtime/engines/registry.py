@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from parotid_seg.errors import OptionError, ParotidSegError
+from parotid_seg.wording import Say
 
 if TYPE_CHECKING:
     from parotid_seg.contract import Contract
@@ -64,7 +65,7 @@ class Request:
     gpu: int | None
     threads: int | None
     output: str
-    say: Callable[[str], None]
+    say: Say
 
 
 class Implementation(Protocol):

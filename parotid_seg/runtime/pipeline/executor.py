@@ -14,7 +14,7 @@ from parotid_seg.runtime.pipeline.scheduler import Limits, Pipeline
 from parotid_seg.runtime.pipeline.worker_pool import Worker, WorkerPool
 from parotid_seg.runtime.pipeline.worker_process import WorkerStarter
 from parotid_seg.runtime.segmentation.batching import Batcher
-from parotid_seg.wording import counted
+from parotid_seg.wording import Say, counted
 
 
 class Executor(Protocol):
@@ -63,7 +63,7 @@ class LocalExecutor:
         self,
         load: Callable[[], Backend],
         options: InferOptions,
-        say: Callable[[str], None],
+        say: Say,
         starter: WorkerStarter | None = None,
     ) -> None:
         self._tta = options.tta

@@ -44,12 +44,11 @@ from parotid_seg.runtime.report.results import results_of
 from parotid_seg.runtime.report.summary import STATUSES, run_record, write_summary
 from parotid_seg.runtime.segmentation.segmentation_options import determined_by
 from parotid_seg.scan.search import Skipped
-from parotid_seg.wording import counted
+from parotid_seg.wording import Say, counted
 
 if TYPE_CHECKING:
     from parotid_seg.runtime.doses import Doses
 
-Say = Callable[[str], None]
 log = logging.getLogger(__name__)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar, cast
 
@@ -26,6 +26,7 @@ from parotid_seg.scan.chunks import (
 )
 from parotid_seg.scan.labels import mirrored_labels
 from parotid_seg.scan.volume import Mask
+from parotid_seg.wording import Say
 
 Key = TypeVar("Key")
 
@@ -154,9 +155,7 @@ class Batcher(Generic[Key]):
         say: called with one line if the batch has to become smaller.
     """
 
-    def __init__(
-        self, backend: Backend, batch_size: int, *, tta: bool = False, say: Callable[[str], None] = lambda _: None
-    ) -> None:
+    def __init__(self, backend: Backend, batch_size: int, *, tta: bool = False, say: Say = lambda _: None) -> None:
         self.batch_size = min(batch_size, backend.largest_batch or batch_size)
         self._backend, self._tta, self._say = backend, tta, say
         backend.batch_size = self.batch_size

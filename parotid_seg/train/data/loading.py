@@ -21,7 +21,7 @@ from parotid_seg.train.data.checks import check_labels, warnings
 from parotid_seg.train.data.data_set import DataSet, named
 from parotid_seg.train.data.patients import Patient, decoded, load_patients
 from parotid_seg.train.parallel import Processes
-from parotid_seg.wording import by_axes, counted
+from parotid_seg.wording import Say, by_axes, counted
 
 Step = Callable[[str, int, int, str], None]
 """Called before each step with the phase, the steps done, their number, and the step's name."""
@@ -40,7 +40,7 @@ def announced(data: DataSet, config: TrainConfig) -> list[str]:
 
 
 def load_all(
-    data: DataSet, config: TrainConfig, cache: Path, processes: Processes, report: Callable[[str], None], step: Step
+    data: DataSet, config: TrainConfig, cache: Path, processes: Processes, report: Say, step: Step
 ) -> tuple[list[Patient], list[Patient], dict[str, str]]:
     """Decode the scans and label maps of a data set.
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from parotid_seg.contract import Contract
 from parotid_seg.errors import ModelError, OutputError
 from parotid_seg.files import hash_file
-from parotid_seg.runtime.engines.autotune import Candidate, Say, cache_folder
+from parotid_seg.runtime.engines.autotune import Candidate, cache_folder
 from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.engines.model_file import read_model
 from parotid_seg.runtime.engines.registry import Request
+from parotid_seg.wording import Say
 
 if TYPE_CHECKING:
     from parotid_seg.runtime.engines.rewriting.gpu_graph import GpuGraph
