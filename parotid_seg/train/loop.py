@@ -33,11 +33,11 @@ from parotid_seg.wording import Progress, Say
 
 SILENCE_S = 60.0
 """Seconds without output after which a line reports the progress of the epoch."""
+FIRST_ESTIMATE_S = 10.0
+"""The same for the first epoch of a run, so that the time it will take is known soon."""
 FEWEST_TO_ESTIMATE, TRIAL_STEPS = 90, 4
 """Least steps of a stage for an estimate before its start, and the steps that are timed for it. A shorter stage has one
 after its first step."""
-FIRST_ESTIMATE_S = 10.0
-"""The same for the first epoch of a run, so that the time it will take is known soon."""
 NORM_BATCHES = 10
 """Batches from which a model file's batch norms get their mean and variance."""
 MOST_WORKERS = 8
@@ -329,7 +329,7 @@ class Trainer(ABC):
             figures.append(self._train_step(batch, generator))
             self.shown(title, len(figures), steps)
             if (now := time.monotonic()) - reported >= self.silence_s:
-                in_stage = self.schedule.steps_per_epoch * (self.schedule.epochs - self.epochs_done) - len(figures)
+                in_stage = steps * (self.schedule.epochs - self.epochs_done) - len(figures)
                 each, reported, self.silence_s = (now - started) / len(figures), now, SILENCE_S
                 self.report(
                     f"{title}: {len(figures)} of {steps} steps, {each:.1f} s each; left: "
@@ -350,8 +350,7 @@ class Trainer(ABC):
             raise InputError(
                 f"training diverged in epoch {self.epochs_done}: the loss is not finite; lower the learning rate"
             )
-        record |= self.after_epoch(record)
-        self._record(record)
+        self._record(record | self.after_epoch(record))
         return True
 
     def _record(self, record: dict[str, float]) -> None:
