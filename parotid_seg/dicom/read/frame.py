@@ -33,13 +33,13 @@ NO_SCAN = {
 """Values of ImageType of images that are never part of a scan."""
 OF_THE_SCANNER = {"WATER", "W", "IN_PHASE", "IP"}
 """Image types of Dixon images: scanners mark them as derived, but there are no original images with their content."""
-TELLING = ("acquisition", "time", "echo", "te", "b", "stack", "kind", "kernel", "thickness", "event", "started")
+DISTINGUISHING = ("acquisition", "time", "echo", "te", "b", "stack", "kind", "kernel", "thickness", "event", "started")
 """Attributes that may distinguish volumes of one series: number of acquisition, temporal position and echo, echo time,
 b-value, stack, image type, convolution kernel, slice thickness, irradiation event, start time of the acquisition."""
 WAY_OUT = "de-identification must replace identifiers, not blank them; the series can be used as NIfTI"
 """Advice in errors about missing identifiers."""
 LARGEST_NUMBER = (1 << 31) - 1
-"""Most characters of an integer string (DICOM PS3.5, 6.2)."""
+"""Largest value of an integer string (DICOM PS3.5, 6.2)."""
 FARTHEST_MM = 1e5
 """Most mm from the origin of the frame of reference."""
 SKEW = 1e-2
@@ -74,7 +74,7 @@ class Frame(NamedTuple):
         position: x, y, z of the first voxel in mm (LPS).
         scaling: slope and intercept of its values.
         derived: whether it was computed from other images.
-        telling: values of the attributes in `TELLING`; empty where an attribute is missing.
+        distinguishing: values of the attributes in `DISTINGUISHING`; empty where an attribute is missing.
         pixels_at: where in the file its pixels begin.
     """
 
@@ -87,7 +87,7 @@ class Frame(NamedTuple):
     position: tuple[float, ...]
     scaling: tuple[float, float]
     derived: bool
-    telling: tuple[str, ...]
+    distinguishing: tuple[str, ...]
     pixels_at: int
 
 
@@ -148,7 +148,7 @@ def frames_of(file: DicomFile) -> tuple[list[Frame], set[str]]:
             position=position_of(place),
             scaling=scaling_of(place, modality),
             derived=own_types[:1] == ("DERIVED",) and not OF_THE_SCANNER & set(own_types),
-            telling=(*_telling(place), "/".join(own_types), *_reconstruction(place)),
+            distinguishing=(*_acquisition(place), "/".join(own_types), *_reconstruction(place)),
             pixels_at=file.pixels_at,
         )
         frames.append(frame)
@@ -197,8 +197,8 @@ def orientation_of(place: Place) -> tuple[float, ...]:
     return tuple(map(float, np.concatenate(at_right_angle(unit_row, unit_column))))
 
 
-def _telling(place: Place) -> tuple[str, ...]:
-    """Values of the attributes in `TELLING`, up to the stack."""
+def _acquisition(place: Place) -> tuple[str, ...]:
+    """Values of the attributes in `DISTINGUISHING`, up to the stack."""
     content, echo, diffusion = (
         place(name) for name in ("FrameContentSequence", "MREchoSequence", "MRDiffusionSequence")
     )
@@ -214,7 +214,7 @@ def _telling(place: Place) -> tuple[str, ...]:
 
 
 def _reconstruction(place: Place) -> tuple[str, str, str, str]:
-    """Values of the attributes in `TELLING` from the kernel on."""
+    """Values of the attributes in `DISTINGUISHING` from the kernel on."""
     kernel = "/".join(words_of(place("CTReconstructionSequence"), "ConvolutionKernel"))
     thickness = _first(place("PixelMeasuresSequence"), "SliceThickness")
     event = text_of(place("IrradiationEventIdentificationSequence"), "IrradiationEventUID")

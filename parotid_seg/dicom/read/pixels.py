@@ -28,14 +28,10 @@ from parotid_seg.scan.volume import Voxels
 ALWAYS_LOSSY = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit})
 LOSSY = ALWAYS_LOSSY | {JPEGLSNearLossless, JPEG2000, HTJ2K}
 """Lossy transfer syntaxes, which may change values a little and so move them beyond the stored bits."""
-
-
 HIGHEST_AIR_HU = -500.0
 """HU below which a CT shows no tissue; voxels with a padding value up to this count as padding wherever they are."""
 SMALLEST_PADDING = 0.005
 """Least share of a slice in a region of padding; a corner outside the circle of reconstruction has 0.05."""
-
-
 BYTES_PER_VOXEL = 7
 """Most bytes of memory per voxel: as int16 and as float32, and its padding mask."""
 

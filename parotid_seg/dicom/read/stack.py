@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from parotid_seg.dicom.read.frame import TELLING, Frame
+from parotid_seg.dicom.read.frame import DISTINGUISHING, Frame
 from parotid_seg.dicom.read.groups import MODALITIES
 from parotid_seg.dicom.read.layout import check_size
 from parotid_seg.dicom.read.values import NotAnImage, Unusable
@@ -37,7 +37,7 @@ FEWEST_SLICES = 5
 """Fewest slices of each volume of a series with several; fewer are stray images."""
 MOST_GROUPS = 20
 """Most orientations and sizes of one series."""
-OF_ACQUISITIONS = tuple(TELLING.index(each) for each in ("acquisition", "event"))
+OF_ACQUISITIONS = tuple(DISTINGUISHING.index(each) for each in ("acquisition", "event"))
 """Attributes that reveal two interleaved acquisitions, which together look like one even stack."""
 NUMBERED = {"kernel": "kernel", "event": "acquisition", "started": "acquisition"}
 """Attributes whose values are free text; in a volume's name a number replaces the text."""
@@ -142,7 +142,7 @@ def _without_copies(frames: Sequence[Frame]) -> tuple[list[Frame], list[Frame]]:
     alike = defaultdict(list)
     for frame in frames:
         place = tuple(round(each / SAME_MM) for each in frame.position)
-        alike[place, frame.telling, frame.scaling, frame.slice.frame].append(frame)
+        alike[place, frame.distinguishing, frame.scaling, frame.slice.frame].append(frame)
     hashes: dict[Path, str] = {}
     for group in alike.values():
         seen = set()
@@ -182,18 +182,18 @@ def _parts(frames: Sequence[Frame]) -> list[tuple[Sequence[Frame], str]]:
     if places and most == len(frames):
         raise NotAnImage(f"{most} images at one position, expected a stack of slices")
     reason = f"up to {most} images at one position (at {places} positions), and no number tells them apart"
-    telling = tuple(range(len(TELLING)))
+    attributes = tuple(range(len(DISTINGUISHING)))
     if not places:
         uneven = _why_uneven(frames)
         if uneven is None and MODALITIES[frames[0].slice.sop_class_uid] != "CT":
             return [(frames, "")]  # interleaved MR acquires every second slice first and may number both passes
-        telling, reason = (OF_ACQUISITIONS, "") if uneven is None else (telling, uneven)
-    varied = [index for index in telling if len({frame.telling[index] for frame in frames}) > 1]
+        attributes, reason = (OF_ACQUISITIONS, "") if uneven is None else (attributes, uneven)
+    varied = [index for index in attributes if len({frame.distinguishing[index] for frame in frames}) > 1]
     for count in range(1, min(len(varied), 3) + 1):
         for indices in itertools.combinations(varied, count):
             by_values = defaultdict(list)
             for frame in frames:
-                by_values[tuple(frame.telling[index] for index in indices)].append(frame)
+                by_values[tuple(frame.distinguishing[index] for index in indices)].append(frame)
             parts = list(by_values.values())
             if any(_recurring(part)[0] for part in parts) or not (places or _overlap(parts)):
                 continue
@@ -202,7 +202,7 @@ def _parts(frames: Sequence[Frame]) -> list[tuple[Sequence[Frame], str]]:
                 return [(part, _name(indices, values, number)) for number, (values, part) in
                         enumerate(by_values.items(), 1)]  # fmt: skip
             if reason and count == 1:
-                reason = f"{len(parts)} volumes in one series; by {TELLING[indices[0]]} {wrong}"
+                reason = f"{len(parts)} volumes in one series; by {DISTINGUISHING[indices[0]]} {wrong}"
     if reason:
         raise Unusable(reason)
     return [(frames, "")]
@@ -248,13 +248,13 @@ def _recurring(frames: Sequence[Frame]) -> tuple[int, int]:
 
 def _name(indices: Sequence[int], values: Sequence[str], number: int) -> str:
     """A volume's name from the numbers that distinguish it; text from the file is not repeated."""
-    if any(TELLING[index] in ("stack", "kind") for index in indices) or not all(values):
+    if any(DISTINGUISHING[index] in ("stack", "kind") for index in indices) or not all(values):
         return str(number)
     for index in indices:
-        if TELLING[index] in NUMBERED:
-            return f"{NUMBERED[TELLING[index]]}-{number}"
+        if DISTINGUISHING[index] in NUMBERED:
+            return f"{NUMBERED[DISTINGUISHING[index]]}-{number}"
     return "-".join(
-        f"{TELLING[index]}-{re.sub('[^0-9a-z]+', '-', value).strip('-')}"
+        f"{DISTINGUISHING[index]}-{re.sub('[^0-9a-z]+', '-', value).strip('-')}"
         for index, value in zip(indices, values, strict=True)
     )
 
