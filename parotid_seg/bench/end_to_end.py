@@ -57,7 +57,7 @@ def end_to_end(
         turns: the engines and their results so far.
         running: their processes.
         scans: what to segment, more than once if they are few.
-        progress: see `turns.Progress`.
+        progress: called with the phase, and the number of its steps that are done and of all.
     """
     seconds: dict[str, list[float]] = {name: [] for name in turns.entries}
     with scratch_folder() as folder:

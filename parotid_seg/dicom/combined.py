@@ -30,15 +30,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.sparse.csgraph import connected_components
 
-from parotid_seg.dicom.contours import SAME_DECIMALS, Points, turns
+from parotid_seg.dicom.contours import SAME_DECIMALS, Points, winding_numbers
 from parotid_seg.errors import ScanError
 
-FINE = 4
-"""Subdivisions of a voxel along each side, in which areas are compared."""
-CLEAR, SAME = 1, 3
-"""In these subdivisions: least distance of a hole from the edge around it, and most difference of a repeated
-contour."""
-SHARED = 0.85
+SUBDIVISIONS = 4
+"""Of a voxel along each side; areas are compared in these."""
+HOLE_DISTANCE, REPEAT_DISTANCE = 1, 3
+"""In subdivisions: least distance of a hole from the edge around it, and most distance of a repeated contour from the
+first one."""
+REPEAT_SHARED = 0.85
 """Least share of the union that a contour and its repetition have in common."""
 SQUARE = np.ones((3, 3), dtype=np.bool_)
 MOST_OVERLAPPING = 100
@@ -131,16 +131,16 @@ def relation_of(first: Points, second: Points) -> Relation:
     high = np.minimum(first.max(axis=0), second.max(axis=0)) + 1
     if (high - low < 2).any():
         return Relation.APART
-    rows, columns = (int(size) for size in np.ceil((high - low) * FINE))
-    one, other = (turns([(points - low) * FINE], rows, columns) != 0 for points in (first, second))
+    rows, columns = (int(size) for size in np.ceil((high - low) * SUBDIVISIONS))
+    one, other = (winding_numbers([(points - low) * SUBDIVISIONS], rows, columns) != 0 for points in (first, second))
     if not one.any() or not other.any():
         return Relation.APART
-    if not (one & ~_grown(other, SAME)).any() and not (other & ~_grown(one, SAME)).any():
-        alike = np.count_nonzero(one & other) >= SHARED * np.count_nonzero(one | other)
+    if not (one & ~_grown(other, REPEAT_DISTANCE)).any() and not (other & ~_grown(one, REPEAT_DISTANCE)).any():
+        alike = np.count_nonzero(one & other) >= REPEAT_SHARED * np.count_nonzero(one | other)
         return Relation.SAME if alike else Relation.OVERLAPS
-    if not (_grown(one, CLEAR) & ~other).any():
+    if not (_grown(one, HOLE_DISTANCE) & ~other).any():
         return Relation.INSIDE
-    if not (_grown(other, CLEAR) & ~one).any():
+    if not (_grown(other, HOLE_DISTANCE) & ~one).any():
         return Relation.AROUND
     return Relation.OVERLAPS if ndimage.binary_erosion(one & other, SQUARE).any() else Relation.APART
 
@@ -179,7 +179,7 @@ def _contour(points: Points, rows: int, columns: int) -> _DrawnContour:
     first = np.clip(np.floor(points.min(axis=0)), 0, (rows, columns)).astype(int)
     stop = np.clip(np.ceil(points.max(axis=0)) + 1, first, (rows, columns)).astype(int)
     window = (slice(int(first[0]), int(stop[0])), slice(int(first[1]), int(stop[1])))
-    around = turns([points - first], *(int(size) for size in stop - first))
+    around = winding_numbers([points - first], *(int(size) for size in stop - first))
     return _DrawnContour(points, window, around != 0, bool((abs(around) > 1).any()))
 
 

@@ -98,10 +98,10 @@ def filled(closed: Sequence[Points], rows: int, columns: int) -> NDArray[np.bool
     Returns:
         (rows, columns)
     """
-    return (turns(closed, rows, columns) & 1).astype(np.bool_)
+    return (winding_numbers(closed, rows, columns) & 1).astype(np.bool_)
 
 
-def turns(closed: Sequence[Points], rows: int, columns: int) -> NDArray[np.int16]:
+def winding_numbers(closed: Sequence[Points], rows: int, columns: int) -> NDArray[np.int16]:
     """How often outlines run round the centre of each voxel of one slice, negative in the other direction.
 
     Args:

@@ -151,10 +151,10 @@ def _first(places: Sequence[Dataset], keyword: str, read: Callable[[Dataset, str
 
 
 def _numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
-    """Numbers.
+    """The values of an attribute as numbers.
 
     Raises:
-        Unusable: if they are something else.
+        Unusable: if they are not numbers.
     """
     try:
         return tuple(map(float, values_of(dataset, keyword)))

@@ -131,15 +131,20 @@ def sequence_of(series: Series) -> str:
     return name_of(acquisition_of(series.slices[0]))
 
 
-def name_of(how: Acquisition) -> str:
-    """As `sequence_of`."""
-    words = _words(how.described)
-    name = _no_channel(how, words) or _by_inversion(how) or BY_CONTRAST.get(how.contrast) or _by_times(how)
+def name_of(acquisition: Acquisition) -> str:
+    """The sequence of an acquisition, as `sequence_of`."""
+    words = _words(acquisition.described)
+    name = (
+        _unweighted(acquisition, words)
+        or _by_inversion(acquisition)
+        or BY_CONTRAST.get(acquisition.contrast)
+        or _by_times(acquisition)
+    )
     name = name or _by_words(words)
     if name not in ("T1", "T2", "PD", "FLAIR"):
         return name
-    agent = name == "T1" and (how.agent or bool(words & AGENT_WORDS))
-    fat = how.fat_suppressed or bool(how.types & WATER) or bool(words & FAT_WORDS)
+    agent = name == "T1" and (acquisition.agent or bool(words & AGENT_WORDS))
+    fat = acquisition.fat_suppressed or bool(acquisition.types & WATER) or bool(words & FAT_WORDS)
     return name + AGENT * agent + FAT_SUPPRESSED * fat
 
 
@@ -151,26 +156,26 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"[A-Z0-9*]+", text))
 
 
-def _no_channel(how: Acquisition, words: frozenset[str]) -> str:
+def _unweighted(acquisition: Acquisition, words: frozenset[str]) -> str:
     """The kind of an image that shows no weighted anatomy, such as a map; empty for others."""
     for word, kind in BY_TYPE.items():
-        if word in how.types:
+        if word in acquisition.types:
             return kind
-    if any(word.endswith(MAPS) for word in how.types):
+    if any(word.endswith(MAPS) for word in acquisition.types):
         return "map"
-    if how.diffusion:
+    if acquisition.diffusion:
         return "diffusion"
-    if how.flow:
+    if acquisition.flow:
         return "angiography"
-    if "EP" in how.pulses:
+    if "EP" in acquisition.pulses:
         return "echo planar"
     return next((kind for kind, marks in BY_WORD.items() if words & marks), "")
 
 
-def _by_inversion(how: Acquisition) -> str:
+def _by_inversion(acquisition: Acquisition) -> str:
     """The sequence of an inversion recovery; empty if it is not one, or its times do not decide."""
-    inversion, echo = how.inversion_ms or 0.0, how.echo_ms or math.nan
-    if "IR" not in how.pulses or not inversion:
+    inversion, echo = acquisition.inversion_ms or 0.0, acquisition.echo_ms or math.nan
+    if "IR" not in acquisition.pulses or not inversion:
         return ""
     if FAT_NULL_MS[0] <= inversion <= FAT_NULL_MS[1]:
         return "STIR"
@@ -179,10 +184,10 @@ def _by_inversion(how: Acquisition) -> str:
     return "T1" if inversion > FAT_NULL_MS[1] and echo <= SHORT_TE_MS else ""
 
 
-def _by_times(how: Acquisition) -> str:
+def _by_times(acquisition: Acquisition) -> str:
     """The sequence of a spin or gradient echo without inversion; empty where the times do not decide."""
-    repetition, echo = how.repetition_ms or math.nan, how.echo_ms or math.nan
-    kind = how.pulses & {"SE", "GR", "IR"}
+    repetition, echo = acquisition.repetition_ms or math.nan, acquisition.echo_ms or math.nan
+    kind = acquisition.pulses & {"SE", "GR", "IR"}
     if kind == {"SE"}:
         if repetition <= SHORT_TR_MS and echo <= SHORT_TE_MS:
             return "T1"
@@ -191,7 +196,7 @@ def _by_times(how: Acquisition) -> str:
     if kind == {"GR"}:
         if echo >= STAR_TE_MS:
             return "T2*"
-        if how.pulses & {"SP", "MP"} and repetition <= GRADIENT_TR_MS and echo <= GRADIENT_TE_MS:
+        if acquisition.pulses & {"SP", "MP"} and repetition <= GRADIENT_TR_MS and echo <= GRADIENT_TE_MS:
             return "T1"
     return ""
 

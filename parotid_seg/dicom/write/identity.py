@@ -190,7 +190,7 @@ def refer_to(series: Series, structure_set: Dataset, frames_in_file: int | None)
 
 
 def _item(dataset: Dataset, sequence: str, key: str, value: str) -> Dataset:
-    """The item of a sequence that has a value, added if it is missing."""
+    """The item of a sequence in which the attribute `key` has a value; added if there is none."""
     items = list(dataset.get(sequence) or ())
     for each in items:
         if each.get(key) == value:

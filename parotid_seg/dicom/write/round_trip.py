@@ -128,14 +128,15 @@ def _read_contours(
     drawn = [(int(each.ReferencedROINumber), each) for each in written.ROIContourSequence]
     for roi in written.StructureSetROISequence[-count:]:
         slices: Slices = {}
-        items, count = [each for number, each in drawn if number == roi.ROINumber], numbers[int(roi.ROINumber)]
-        if (count, len(items)) != (1, 1):
+        items, named = [each for number, each in drawn if number == roi.ROINumber], numbers[int(roi.ROINumber)]
+        if (named, len(items)) != (1, 1):
             raise ScanError(
-                f"{shown}: found the ROINumber {roi.ROINumber} {count} times with a name and {len(items)} times with "
-                "contours, expected once each"
+                f"found the ROINumber {roi.ROINumber} {named} times with a name and {len(items)} times with contours, "
+                "expected once each",
+                path=shown,
             )
         if roi.ReferencedFrameOfReferenceUID != series.frame_of_reference_uid:
-            raise ScanError(f"{shown}: found a structure in another frame of reference than the series")
+            raise ScanError("found a structure in another frame of reference than the series", path=shown)
         for contour in items[0].get("ContourSequence") or ():
             image = contour.ContourImageSequence[0]
             frame = image.get("ReferencedFrameNumber")

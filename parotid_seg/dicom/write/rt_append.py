@@ -19,7 +19,7 @@ from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.codes import ALL_ROIS, Rois, Structure, plain_uid, structures_of
 
-GONE = ("ReviewDate", "ReviewTime", "ReviewerName", "DigitalSignaturesSequence", "MACParametersSequence")
+DROPPED = ("ReviewDate", "ReviewTime", "ReviewerName", "DigitalSignaturesSequence", "MACParametersSequence")
 """Attributes that apply to the existing structure set only: its approval and its signatures."""
 NUMBERS = (
     ("StructureSetROISequence", "ROINumber"),
@@ -29,7 +29,7 @@ NUMBERS = (
 """Sequences that structures are added to, and the numbers in their items."""
 
 
-def opened(
+def copy_for_appending(
     path: Path, series: Series, source: Dataset, labels: tuple[str, ...], model: str, rois: Rois = ALL_ROIS
 ) -> tuple[Dataset, tuple[Structure, ...], tuple[Flag, ...]]:
     """A new structure set with the content of an existing one, and the structures of a mask under unused names.
@@ -65,7 +65,7 @@ def opened(
         dataset.SOPInstanceUID = generate_uid()
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
         add_contributor(dataset)
-        for keyword in GONE:
+        for keyword in DROPPED:
             if keyword in dataset:
                 del dataset[keyword]
         refer_to(series, dataset, source.get("NumberOfFrames"))

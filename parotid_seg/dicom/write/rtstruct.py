@@ -33,7 +33,7 @@ from parotid_seg.dicom.write.objects import (
     save,
 )
 from parotid_seg.dicom.write.round_trip import verify_round_trip
-from parotid_seg.dicom.write.rt_append import opened
+from parotid_seg.dicom.write.rt_append import copy_for_appending
 from parotid_seg.files import atomic_write
 from parotid_seg.flags import Flag
 from parotid_seg.scan.codes import ALL_ROIS, ANATOMICAL_STRUCTURE, Rois, Structure, structures_of
@@ -89,7 +89,7 @@ def write_rtstruct(
         structures = structures_of(labels, rois=rois)
         dataset = _new(series, source, structures, model)
     else:
-        dataset, structures, flags = opened(append, series, source, labels, model, rois)
+        dataset, structures, flags = copy_for_appending(append, series, source, labels, model, rois)
     _add(dataset, series, planes, mask, structures, model, notes)
     with atomic_write(path) as partial:
         save(dataset, partial, path)

@@ -1,5 +1,5 @@
-"""Writes masks as DICOM Segmentation (PS3.3, A.51): binary (a bit per voxel and structure) or label map (a byte a
-voxel).
+"""Writes masks as DICOM Segmentation (PS3.3, A.51): binary (a bit per voxel and structure) or label map (a byte
+per voxel).
 
 highdicom builds the object from stand-ins for the source's slices, which have their geometry but no patient data;
 `identity` adds the patient as for every object. A tilted gantry needs no special handling, because every frame has its
