@@ -22,7 +22,7 @@ from parotid_seg.dataset.find_scans import (
     find_candidates,
     write_left_out,
 )
-from parotid_seg.dataset.private import ABSENT, LABELLED, UNLABELLED, DataSetCase, Private, opened, write_cases
+from parotid_seg.dataset.private import ABSENT, LABELLED, UNLABELLED, DataSetCase, Private, locked_data_set, write_cases
 from parotid_seg.dataset.roi_names import RoiNames, read_names
 from parotid_seg.dataset.splits import (
     TEST,
@@ -109,7 +109,7 @@ def build(
         raise InputError(
             f"{', '.join(map(str, dicom))}: found no {MODALITY} series, expected DICOM studies{_in_short(not_used)}"
         )
-    with opened(data, beside, names.labels) as private:
+    with locked_data_set(data, beside, names.labels) as private:
         making = Making(data, private, names.labels, say, progress, skip)
         making.forget_lost()
         cases = making.cases_of(candidates)

@@ -7,14 +7,14 @@ first, so that labels and scan of a case always belong together.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from parotid_seg.dataset.convert import canonical, check_sides, draw, unusual_volumes
-from parotid_seg.dataset.find_scans import MODALITY, SERIES, STRUCTURES, CandidateScan, NotUsed
+from parotid_seg.dataset.find_scans import MODALITY, SERIES, STRUCTURES, CandidateScan, NotUsed, Skip
 from parotid_seg.dataset.private import ABSENT, FOLDERS, LABELLED, UNLABELLED, DataSetCase, Private
 from parotid_seg.dataset.splits import TRAIN
 from parotid_seg.dataset.structures import FRAME, Contoured
@@ -28,7 +28,7 @@ from parotid_seg.scan.ct.hounsfield import check_hounsfield
 from parotid_seg.scan.ct.slice_order import misfits
 from parotid_seg.scan.label_set import DESCRIPTION
 from parotid_seg.scan.nifti import NiftiScan, read_nifti, write_volume
-from parotid_seg.wording import Say, counted, some_of
+from parotid_seg.wording import Progress, Say, counted, some_of
 
 ENDING = ".nii.gz"
 FORMAT = 6
@@ -55,8 +55,8 @@ class Making:
     private: Private
     labels: Sequence[str]
     say: Say
-    progress: Callable[[str, int, int], None]
-    skip: Callable[[NotUsed], None]
+    progress: Progress
+    skip: Skip
     made: int = 0
 
     def forget_lost(self) -> None:
@@ -160,8 +160,8 @@ class Making:
         key = _key(candidate)
         path = contoured.structures.path
         folder = str(candidate.series.folder)
-        if self._is_there(case, LABELLED, key):
-            self._at(case, folder, str(path), contoured.by)
+        if self._is_up_to_date(case, LABELLED, key):
+            self._update_source(case, folder, str(path), contoured.by)
             return
         mask, flags = draw(contoured, candidate.series, self.labels)
         scan = _read(candidate)
@@ -179,8 +179,8 @@ class Making:
     def _keep_scan(self, candidate: CandidateScan, case: DataSetCase) -> None:
         key = _key(replace(candidate, contoured=None))
         folder = str(candidate.series.folder)
-        if self._is_there(case, UNLABELLED, key):
-            self._at(case, folder)
+        if self._is_up_to_date(case, UNLABELLED, key):
+            self._update_source(case, folder)
             return
         scan = _read(candidate)
         case = self._without_files(case)
@@ -193,12 +193,13 @@ class Making:
         description = "; ".join((", ".join(case.labels) or "no labels", *map(sentence, case.flags)))
         self.say(f"{case.name}: {description}")
 
-    def _at(self, case: DataSetCase, folder: str, structures: str = "", by: str = "") -> None:
+    def _update_source(self, case: DataSetCase, folder: str, structures: str = "", by: str = "") -> None:
         """Record where the source of a case's files is now."""
         if (found := replace(case, folder=folder, structures=structures, by=by)) != case:
             self.private.keep(found)
 
-    def _is_there(self, case: DataSetCase, kind: str, key: str) -> bool:
+    def _is_up_to_date(self, case: DataSetCase, kind: str, key: str) -> bool:
+        """Whether a case's files are there, of this kind and made from the sources with this key."""
         return (case.kind, case.key) == (kind, key) and self._has_files(case)
 
     def _has_files(self, case: DataSetCase) -> bool:
@@ -251,10 +252,10 @@ def _key(candidate: CandidateScan) -> str:
     content: list[object] = [FORMAT]
     try:
         for image in candidate.series.slices:
-            content.append((image.sop_instance_uid, image.frame, *_state(image.path)))
+            content.append((image.sop_instance_uid, image.frame, *_size_and_date(image.path)))
         if candidate.contoured:
             path = candidate.contoured.structures.path
-            content.append((candidate.contoured.structures.sop_instance_uid, *_state(path)))
+            content.append((candidate.contoured.structures.sop_instance_uid, *_size_and_date(path)))
             content += [
                 (label, *(roi.place for roi in rois)) for label, rois in sorted(candidate.contoured.rois.items())
             ]
@@ -263,7 +264,7 @@ def _key(candidate: CandidateScan) -> str:
     return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
-def _state(path: Path) -> tuple[int, int]:
+def _size_and_date(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 

@@ -149,7 +149,7 @@ class Private:
 
 
 @contextlib.contextmanager
-def opened(data: Path, folder: Path, labels: tuple[str, ...]) -> Iterator[Private]:
+def locked_data_set(data: Path, folder: Path, labels: tuple[str, ...]) -> Iterator[Private]:
     """Lock a data set and its private folder, and open them.
 
     Args:
@@ -212,17 +212,17 @@ def write_cases(
     Raises:
         OutputError: if that fails.
     """
-    patients = {
-        patient: number for number, patient in enumerate(dict.fromkeys(c.patient for c in private.cases.values()), 1)
-    }
+    patients = dict.fromkeys(case.patient for case in private.cases.values())
+    numbers = {patient: number for number, patient in enumerate(patients, start=1)}
     further = list(dict.fromkeys(column for found in identities.values() for column in found))
     columns = ["case", "kind", "patient", "list", "labels", "matched_by", "look_at_it", "notes", "folder", "rtstruct"]
     rows: list[list[object]] = [[*columns, *further]]
     for case in private.cases.values():
         labelled = case.kind == LABELLED
-        row = [case.name, case.kind, patients[case.patient], roles.get(case.patient, "") if labelled else ""]
-        look = "yes" if labelled and case.to_look_at else ""
-        further_values = [" ".join(case.labels), case.by, look, sentences(case.flags), case.folder, case.structures]
-        further_values += [identities.get(case.name, {}).get(column, "") for column in further]
-        rows.append([*row, *further_values])
+        role = roles.get(case.patient, "") if labelled else ""
+        look_at_it = "yes" if labelled and case.to_look_at else ""
+        row = [case.name, case.kind, numbers[case.patient], role, " ".join(case.labels), case.by, look_at_it]
+        row += [sentences(case.flags), case.folder, case.structures]
+        identity = identities.get(case.name, {})
+        rows.append([*row, *(identity.get(column, "") for column in further)])
     write_csv(rows, path)
