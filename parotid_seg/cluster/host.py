@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from parotid_seg.cluster.driver_messages import ModelForHosts, RunRequest
-from parotid_seg.cluster.urls import error_text, opened, url_of
+from parotid_seg.cluster.urls import error_text, file_system_of, url_of
 from parotid_seg.errors import ModelError, OutputError, ParotidSegError, ScanError
 from parotid_seg.runtime.engines.base import Backend, ExecutionInfo
 from parotid_seg.runtime.engines.load import load_backend
@@ -84,7 +84,7 @@ class Stage:
             return source
         folder = Path(tempfile.mkdtemp(dir=self._scratch.name))
         try:
-            system, path = opened(url)
+            system, path = file_system_of(url)
             system.get_file(path, str(folder / source.name))
         except FileNotFoundError as error:
             raise ScanError("no such file", path=source) from error
@@ -93,7 +93,7 @@ class Stage:
         return folder / source.name
 
     def _get_result(self, name: str) -> None:
-        system, root = opened(self._url)
+        system, root = file_system_of(self._url)
         try:
             system.get_file(f"{root}/{name}", str(self.out / name))
         except FileNotFoundError:
@@ -133,7 +133,7 @@ class Stage:
         return replace(finished, entry=entry)
 
     def _remove(self, name: str) -> None:
-        system, root = opened(self._url)
+        system, root = file_system_of(self._url)
         try:
             system.rm_file(f"{root}/{name}")
         except FileNotFoundError:
@@ -142,7 +142,7 @@ class Stage:
             raise OutputError(f"{self._url}/{name}: cannot be removed ({error_text(error)})") from error
 
     def _upload(self, name: str) -> None:
-        system, root = opened(self._url)
+        system, root = file_system_of(self._url)
         try:
             system.put_file(str(self.out / name), f"{root}/{name}")
         except Exception as error:  # each storage client has its own error types

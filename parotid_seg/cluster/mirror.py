@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from parotid_seg.cluster.urls import error_text, opened
+from parotid_seg.cluster.urls import error_text, file_system_of
 from parotid_seg.errors import OutputError, RecordError
 from parotid_seg.files import scratch_folder, visible
 from parotid_seg.records import convert, parse, record_line
@@ -69,7 +69,7 @@ class Mirror:
 
     def __init__(self, url: str, folder: Path) -> None:
         self.url, self.folder = url.rstrip("/"), folder
-        self._system, self._root = opened(self.url)
+        self._system, self._root = file_system_of(self.url)
         self._id = f"{platform.node()} {os.getpid()} {time.time():.0f}"
         with self._reaching():
             self._enter()

@@ -31,7 +31,7 @@ def url_of(path: Path) -> str:
     return f"{match[1]}://{'/' if match[1] in ('file', 'local') else ''}{match[2]}"
 
 
-def opened(url: str) -> tuple[Any, str]:
+def file_system_of(url: str) -> tuple[Any, str]:
     """A URL's file system, and its path there.
 
     Raises:
@@ -91,7 +91,7 @@ def _files_below(url: str) -> list[Path]:
     Raises:
         ScanError: if there is nothing, or it cannot be listed.
     """
-    system, root = opened(url)
+    system, root = file_system_of(url)
     try:
         names = system.find(root)
     except Exception as error:  # each storage client has its own error types

@@ -35,7 +35,7 @@ SPARE_ASSOCIATIONS = 4
 """Associations in addition to `most_associations` (the limit of one address), reserved for other addresses."""
 MOST_ACCEPTED = 8
 """Connections that are accepted before existing ones are handled."""
-BREATH_S = 0.005
+PAUSE_S = 0.005
 """Pause after that, if connections had to be closed for new ones, so that peers have time to send their request."""
 NOTICE_S = 60.0
 """Seconds in which the same line about the same address is printed once."""
@@ -171,7 +171,7 @@ class Admission:
             self._selector.register(connection, selectors.EVENT_READ)
             self._read(connection)
         if crowded:
-            time.sleep(BREATH_S)
+            time.sleep(PAUSE_S)
 
     def _make_room(self, origin: str) -> bool:
         """Close the oldest connection of an address, or of all addresses that are not named, if there are too many."""

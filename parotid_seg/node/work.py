@@ -21,6 +21,7 @@ from parotid_seg.wording import Say
 PARTIAL = ".partial-"
 """Prefix of an incomplete folder of results."""
 MOST_DEATHS = 3
+"""How often the node may die while segmenting a series; then the series is not tried again."""
 RETRY_S = 60.0
 """Seconds to wait after results could not be written, or a resource of the machine was exhausted."""
 
