@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+import bz2
+import lzma
 import math
 import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import numpy as np
 from isal import igzip
@@ -77,6 +80,15 @@ MOST_MEMBERS = 1000
 UNSEARCHED = "an archive that is damaged, encrypted or too large to search"
 MOST_UNPACKED = 1 << 30
 """Most bytes of an archive's content that are skipped in the search for a scan."""
+MOST_HEADER_BYTES = 1 << 16
+"""Most bytes of a tar archive between two members' contents: header, long name and extended attributes."""
+TAR_COMPRESSIONS: dict[bytes, Callable[[IO[bytes]], Any]] = {
+    GZIP: partial(igzip.IGzipFile, None, "rb", 2),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\0": lzma.LZMAFile,
+    b"\x5d\0\0\x80": lzma.LZMAFile,
+}
+"""How the content of a compressed archive is read, by its first bytes."""
 DAMAGED_PAIR = "a damaged NIfTI pair"
 BEGINNINGS = (
     (344, b"n+1\0", ".nii"),
@@ -214,17 +226,52 @@ def _held_as(inside: str, opened: Callable[[], bytes]) -> str:
 
 def _in_zip(file: IO[bytes]) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Files of an archive: name, and a function that returns the first bytes."""
+
+    def start_of(member: zipfile.ZipInfo) -> bytes:
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError("a compression of which Python unpacks more than is read")
+        return archive.open(member).read(132)
+
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             if not member.is_dir():
-                yield member.filename, lambda member=member: archive.open(member).read(132)  # type: ignore[misc]
+                yield member.filename, partial(start_of, member)
+
+
+class _Unpacked:
+    """A tar archive without its compression; what is read of it ends with an error behind a limit.
+
+    tarfile reads the headers of a member, long names among them, as a whole before it yields the member.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        start = file.read(6)
+        file.seek(0)
+        openers = (opened for magic, opened in TAR_COMPRESSIONS.items() if start.startswith(magic))
+        self._content: IO[bytes] = next(openers, lambda file: file)(file)
+        self._read = 0
+        self.most = MOST_HEADER_BYTES
+
+    def read(self, size: int) -> bytes:
+        """The next bytes.
+
+        Raises:
+            ValueError: if they end behind the limit `most`, in bytes from the beginning.
+        """
+        content = self._content.read(size)
+        self._read += len(content)
+        if self._read > self.most + tarfile.RECORDSIZE:
+            raise ValueError("too large")
+        return content
 
 
 def _in_tar(file: IO[bytes]) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    with tarfile.open(fileobj=file, mode="r|*") as archive:
+    unpacked = _Unpacked(file)
+    with tarfile.open(fileobj=cast(IO[bytes], unpacked), mode="r|") as archive:
         for member in archive:
             if member.offset_data > MOST_UNPACKED:
                 raise ValueError("too large")
+            unpacked.most = archive.offset + MOST_HEADER_BYTES  # the next member begins at the offset
             if member.isfile():
                 yield member.name, lambda member=member: cast(IO[bytes], archive.extractfile(member)).read(132)  # type: ignore[misc]
 
