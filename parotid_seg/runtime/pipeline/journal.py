@@ -4,21 +4,31 @@ incomplete files."""
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
 
 from parotid_seg.dicom.read.series import SeriesFacts
 from parotid_seg.errors import InputError, OutputError, RecordError
 from parotid_seg.files import hash_file, is_real_file, locked, open_to_append
 from parotid_seg.flags import Flag
 from parotid_seg.records import is_plain_name, read_lines, record_line
+from parotid_seg.scan.labels import ratio_of_sides
 
 NAME, LOCK = "journal.jsonl", ".lock"
 RESUMES = "finished cases are kept, and the same command goes on with the rest"
 """Advice in errors that end a run."""
+
+Millilitres = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Gray = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -56,10 +66,10 @@ class Entry:
     mask: str = ""
     mask_sha256: str = ""
     further: dict[str, str] = dataclasses.field(default_factory=dict)
-    volumes_ml: dict[str, float] = dataclasses.field(default_factory=dict)
-    agreement: dict[str, float] = dataclasses.field(default_factory=dict)
+    volumes_ml: dict[str, Millilitres] = dataclasses.field(default_factory=dict)
+    agreement: dict[str, Share] = dataclasses.field(default_factory=dict)
     flags: tuple[Flag, ...] = ()
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    seconds: dict[str, Seconds] = dataclasses.field(default_factory=dict)
     decoders: tuple[str, ...] = ()
     backend: str = ""
     device: str = ""
@@ -72,9 +82,9 @@ class Entry:
     spacing_mm: tuple[float, float, float] | None = None
     dose: str = ""
     dose_sha256: str = ""
-    mean_gy: dict[str, float] = dataclasses.field(default_factory=dict)
-    expected_dsc: dict[str, float] = dataclasses.field(default_factory=dict)
-    floor_dsc: dict[str, float] = dataclasses.field(default_factory=dict)
+    mean_gy: dict[str, Gray] = dataclasses.field(default_factory=dict)
+    expected_dsc: dict[str, Share] = dataclasses.field(default_factory=dict)
+    floor_dsc: dict[str, Share] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.status not in ("done", "failed"):
@@ -82,6 +92,11 @@ class Entry:
         for name in (*filter(None, (self.case, self.mask)), *self.further):
             if not is_plain_name(name):
                 raise InputError(f"found the file name {name!r}, expected one in the folder, without a path")
+        for field, path in (("source", self.source), ("path", self.path), ("dose", self.dose)):
+            if not _may_be_path(path):
+                raise InputError(f"{field}: found {path!r}, expected a path that a file can have")
+        if not math.isfinite(ratio_of_sides(self.volumes_ml) or 1.0):
+            raise InputError(f"volumes_ml: found {self.volumes_ml}, expected volumes with a finite ratio")
 
     @property
     def files(self) -> dict[str, str]:
@@ -172,6 +187,14 @@ class Journal:
                     self.entries[each.case] = each
         except RecordError as error:
             raise OutputError(error.reason, path=path) from error
+
+
+def _may_be_path(text: str) -> bool:
+    """Whether a text can be a file's path: no null character, and bytes that are no text only as Python reads them."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def is_whole(entry: Entry, folder: Path) -> bool:

@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, get_args
-
-import msgspec
+from typing import Any, Literal, get_args
 
 from parotid_seg.contract import Contract
 from parotid_seg.dicom.read.series import SeriesFacts
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.records import Record, read_record
 from parotid_seg.runtime.engines.base import ExecutionInfo
-from parotid_seg.runtime.pipeline.journal import Entry
+from parotid_seg.runtime.pipeline.journal import Entry, Gray, Millilitres, Seconds, Share
 from parotid_seg.runtime.report.flag_text import sentence, severity_of
 from parotid_seg.runtime.report.identities import PatientIdentity
 from parotid_seg.scan.labels import LARGEST_RATIO, ratio_of_sides
@@ -27,11 +25,6 @@ SCHEMA_VERSION = 1
 GRAVE = 8
 """Severity from which a flag may mean that the mask is not the structure, or that it is missing; floors do not show
 that."""
-
-Millilitres = Annotated[float, msgspec.Meta(ge=0)]
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
-Gray = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 Verdict = Literal["failed", "check", "unknown", "done"]
 """One word on a case, worst first."""

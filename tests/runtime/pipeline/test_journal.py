@@ -99,6 +99,19 @@ GOOD = {"case": "a", "source": "/a", "key": "k", "status": "done", "mask": "a.ni
         json.dumps({**GOOD, "case": "../a"}),
         json.dumps({**GOOD, "case": ""}),
         json.dumps({**GOOD, "surprise": 1}),
+        json.dumps({**GOOD, "source": "/a\0.nii.gz"}),
+        json.dumps({**GOOD, "source": "/a\ud800.nii.gz"}),
+        json.dumps({**GOOD, "path": "/a\0"}),
+        json.dumps({**GOOD, "dose": "\udfff"}),
+        json.dumps({**GOOD, "volumes_ml": {"parotid_left": 1e-320, "parotid_right": 20.0}}),
+        json.dumps({**GOOD, "volumes_ml": {"parotid_left": 1e308}}),
+        json.dumps({**GOOD, "volumes_ml": {"parotid_left": -5.0}}),
+        json.dumps({**GOOD, "expected_dsc": {"parotid_left": 7.0}}),
+        json.dumps({**GOOD, "floor_dsc": {"parotid_left": -0.1}}),
+        json.dumps({**GOOD, "agreement": {"parotid_left": 7.0}}),
+        json.dumps({**GOOD, "mean_gy": {"parotid_left": 1e300}}),
+        json.dumps({**GOOD, "seconds": {"read": -1.0}}),
+        json.dumps({**GOOD, "seconds": {"read": 1e308}}),
     ],
 )
 def test_a_hostile_line_costs_itself_and_is_reported(tmp_path: Path, line: str) -> None:
@@ -116,6 +129,7 @@ def test_a_hostile_line_costs_itself_and_is_reported(tmp_path: Path, line: str) 
 def test_names_of_files_that_are_no_text_are_read_back(tmp_path: Path) -> None:
     name = os.fsdecode(b"a\xff:b\\c")
     entry = done(tmp_path, name)
+    assert name in entry.source
     write(tmp_path, entry)
     assert Journal(tmp_path).entries == {name: entry}
 
