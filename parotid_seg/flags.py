@@ -67,6 +67,9 @@ class FlagCode(StrEnum):
     """The voxel axes are not at right angles (gantry tilt); value: degrees."""
     PART_OF_SERIES = "part_of_series"
     """A DICOM series holds several volumes, of which this is one; detail: which."""
+    SERIES_SPLIT = "series_split"
+    """Other images of the same SeriesInstanceUID name another patient or study, so that this may be a part of a
+    volume."""
     DAMAGED_FILE_BESIDE = "damaged_file_beside"
     """A file in a series' folder cannot be read and may be its first or last slice; detail: the file's name."""
     BLANK_IDENTIFIERS = "blank_identifiers"

@@ -45,7 +45,8 @@ def scans_of(series: Iterable[Series], channels: Sequence[str]) -> tuple[list[Sc
     """Group series into scans for a model.
 
     For a model with several channels a study is one scan: a series for each channel, in the channels' order. For a
-    model with one channel every series of its sequence is a scan.
+    model with one channel every series of its sequence is a scan. Series of different patients are of different
+    studies, whatever their StudyInstanceUIDs.
 
     Args:
         series: of the modalities that the model takes.
@@ -60,7 +61,7 @@ def scans_of(series: Iterable[Series], channels: Sequence[str]) -> tuple[list[Sc
     sequences = [sequence_named(channel) for channel in channels]
     studies = defaultdict(list)
     for each in series:
-        studies[each.study_uid or str(each.folder)].append(each)
+        studies[each.patient, each.study_uid or str(each.folder)].append(each)
     for all_of_study in studies.values():
         study, copies = _without_copies(all_of_study) if len(channels) > 1 else (all_of_study, [])
         left_out += [_left_out(each, "copies of images that are used") for each in copies]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,11 +15,11 @@ from parotid_seg.dicom.mr.sequences import UNCLEAR, name_of
 from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.facts import read_facts
 from parotid_seg.dicom.read.file import DicomFile, kind_in_meta, read_dicom, series_in_header
-from parotid_seg.dicom.read.frame import Frame, Owner, frames_of, owner_of, series_number
+from parotid_seg.dicom.read.frame import Frame, Owner, frames_of, is_short, owner_of, series_number
 from parotid_seg.dicom.read.groups import MODALITIES, name_of_class, words_for
 from parotid_seg.dicom.read.series import Series, series_key, series_title
 from parotid_seg.dicom.read.stack import Stack, stacks_of
-from parotid_seg.dicom.read.values import NotAnImage, Unusable, text_of, uid_of
+from parotid_seg.dicom.read.values import NotAnImage, Unusable, of_several, text_of, uid_of
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.geometry import check_spacing
@@ -154,7 +154,8 @@ def find_series(files: Iterable[Path], takes: Takes = Takes()) -> Found:
         volumes += _volumes_of(owner, gathered)
     volumes = [each for each in _with_distinct_keys(volumes) if _is_head_scan(each, gathered)]
     volumes = _without_derived(volumes, gathered)
-    series = [_beside_damaged(each, gathered) for each in volumes]
+    shared = _shared(gathered)
+    series = [_with_remarks(each, gathered, shared) for each in volumes]
     series.sort(key=lambda each: (str(each.folder), each.number or 0, each.key))
     return Found(tuple(series), gathered.left_out())
 
@@ -248,7 +249,7 @@ def _volumes_of(owner: Owner, gathered: _Gathered) -> list[_Volume]:
     title = series_title(owner.modality, frames[0].number if frames else None, series_key(owner.series_uid))
     try:
         if unusable:
-            raise _of_several([(path, error) for path, error, _ in unusable], len(paths))
+            raise of_several([(path, error) for path, error, _ in unusable], len(paths))
         lost = next((path for path, uid in gathered.unreadable.items() if uid == owner.series_uid), None)
         if lost is not None:
             raise Unusable(f"{lost.name}, one of its files, cannot be read")
@@ -273,7 +274,7 @@ def _skip_series(
         gathered.skip(reason, *paths, kind=kind, item=title)
     elif sequence := _sequence_of_no_use(owner, frames, gathered.takes):
         gathered.skip(f"{title}: {sequence}, the model takes {gathered.takes.words}", *paths, kind=kind, item=title)
-    elif _is_short(frames, paths):
+    elif is_short(frames, paths):
         reason = f"{title}: {len(frames)} images over less than {MIN_DEPTH_MM:.0f} mm"
         gathered.skip(reason, *paths, kind=kind, item=title)
     elif frames and all(frame.derived for frame in frames):
@@ -282,15 +283,6 @@ def _skip_series(
         beside = gathered.unreadable_beside(paths)
         why = f"; {beside.name} beside it cannot be read" if beside else ""
         gathered.skip(f"{title}: {error.reason}{why}", *paths, refused=True, kind=kind, item=title)
-
-
-def _is_short(frames: Sequence[Frame], paths: Sequence[Path]) -> bool:
-    """Whether images are axial and too few to show a gland, even if they are incomplete."""
-    if len({frame.slice.path for frame in frames}) < len(paths):
-        return False
-    axial = all(abs(each) < 0.5 for frame in frames for each in (frame.orientation[2], frame.orientation[5]))
-    heights = np.unique([frame.position[2] for frame in frames])
-    return axial and float(np.ptp(heights) + np.diff(heights).max(initial=0.0)) < MIN_DEPTH_MM
 
 
 def _sequence_of_no_use(owner: Owner, frames: Sequence[Frame], takes: Takes) -> str:
@@ -302,17 +294,6 @@ def _sequence_of_no_use(owner: Owner, frames: Sequence[Frame], takes: Takes) -> 
     except ScanError:
         return ""
     return "" if sequence == UNCLEAR or sequence in takes.sequences else sequence
-
-
-def _of_several(unusable: Sequence[tuple[Path, Unusable]], files: int) -> Unusable:
-    """Why a series with unusable files cannot be read."""
-    path, first = min(unusable, key=lambda each: each[0])
-    if files == 1:
-        return first
-    kind = (
-        NotAnImage if len(unusable) == files and all(isinstance(each, NotAnImage) for _, each in unusable) else Unusable
-    )
-    return kind(f"{len(unusable)} of {files} files cannot be used, such as {path.name}: {first}")
 
 
 def _volume_of(owner: Owner, stack: Stack) -> _Volume:
@@ -330,6 +311,7 @@ def _volume_of(owner: Owner, stack: Stack) -> _Volume:
         number=first.number,
         folder=folder_of_files([each.path for each in slices]),
         part=stack.part,
+        patient=owner.patient,
     )
     return _Volume(owner, series, all(frame.derived for frame in stack.frames))
 
@@ -351,12 +333,22 @@ def _with_distinct_keys(volumes: Sequence[_Volume]) -> list[_Volume]:
     return distinct
 
 
-def _beside_damaged(volume: _Volume, gathered: _Gathered) -> Series:
-    """A complete series, flagged if a file in its folder cannot be read, as this may be a slice at one of its ends."""
+def _shared(gathered: _Gathered) -> set[str]:
+    """UIDs of series whose images name several patients or studies: perhaps one volume, changed in part."""
+    owners = {(each.patient, each.study_uid, each.series_uid) for each in (*gathered.frames, *gathered.unusable)}
+    return {uid for uid, count in Counter(uid for _, _, uid in owners).items() if count > 1}
+
+
+def _with_remarks(volume: _Volume, gathered: _Gathered, shared: Container[str]) -> Series:
+    """A complete series, flagged if slices may be missing at its ends.
+
+    They may be a file in its folder that cannot be read, or images of its UID that name another patient or study.
+    """
     beside = gathered.unreadable_beside(volume.paths)
-    if beside is None:
-        return volume.series
-    return replace(volume.series, flags=(Flag(FlagCode.DAMAGED_FILE_BESIDE, detail=printable(beside.name)),))
+    flags = () if beside is None else (Flag(FlagCode.DAMAGED_FILE_BESIDE, detail=printable(beside.name)),)
+    if volume.series.series_uid in shared:
+        flags = (Flag(FlagCode.SERIES_SPLIT), *flags)
+    return replace(volume.series, flags=flags)
 
 
 def _is_head_scan(volume: _Volume, gathered: _Gathered) -> bool:

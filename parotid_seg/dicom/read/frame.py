@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +18,7 @@ from parotid_seg.dicom.read.layout import layout_of, scaling_of
 from parotid_seg.dicom.read.planes import at_right_angle
 from parotid_seg.dicom.read.series import Slice
 from parotid_seg.dicom.read.values import Unusable, integer_of, number_of, numbers_of, text_of, uid_of, words_of
+from parotid_seg.scan.nifti import MIN_DEPTH_MM
 
 NO_SCAN = {
     "LOCALIZER": "localizer",
@@ -50,7 +53,7 @@ class Owner(NamedTuple):
     """The patient and the series of some images.
 
     Attributes:
-        patient: hash of name, ID and birth date.
+        patient: hash of name, ID and birth date; names that differ by empty components at their end are equal.
         study_uid, series_uid: UIDs.
         modality: "CT" or "MR".
     """
@@ -106,9 +109,25 @@ def owner_of(file: DicomFile) -> Owner:
     for keyword in ("PatientName", "PatientID", "PatientBirthDate"):
         element = header.get_item(keyword)
         value = getattr(element, "value", None) or b""
-        patient.update((value if isinstance(value, bytes) else str(value).encode()).strip(b" \0") + b"\\")
+        content = (value if isinstance(value, bytes) else str(value).encode()).strip(b" \0")
+        patient.update((_same_name(content) if keyword == "PatientName" else content) + b"\\")
     modality = MODALITIES[text_of(header, "SOPClassUID")]
     return Owner(patient.hexdigest(), uid_of(header, "StudyInstanceUID"), series, modality)
+
+
+def _same_name(name: bytes) -> bytes:
+    """A name without empty components at its end and spaces around them, which mean nothing (DICOM PS3.5, 6.2.1.2)."""
+    groups = [b"^".join(part.strip() for part in group.split(b"^")).rstrip(b"^") for group in name.split(b"=")]
+    return b"=".join(groups).rstrip(b"=")
+
+
+def is_short(frames: Sequence[Frame], paths: Sequence[Path]) -> bool:
+    """Whether the images of some files are axial and too few to show a gland, even if they are incomplete."""
+    if len({frame.slice.path for frame in frames}) < len(paths):
+        return False
+    axial = all(abs(each) < 0.5 for frame in frames for each in (frame.orientation[2], frame.orientation[5]))
+    heights = np.unique([frame.position[2] for frame in frames])
+    return axial and float(np.ptp(heights) + np.diff(heights).max(initial=0.0)) < MIN_DEPTH_MM
 
 
 def frames_of(file: DicomFile) -> tuple[list[Frame], set[str]]:

@@ -71,6 +71,7 @@ class Series:
         part: distinguishes this volume from others of the same series, in lower-case letters, digits and hyphens
             ("echo-2"); empty if it is the only one.
         flags: remarks from the search.
+        patient: hash of the patient's identity, see `frame.Owner`; empty if it is unknown.
     """
 
     slices: tuple[Slice, ...]
@@ -86,6 +87,7 @@ class Series:
     folder: Path
     part: str = ""
     flags: tuple[Flag, ...] = ()
+    patient: str = ""
 
     @property
     def key(self) -> str:

@@ -7,7 +7,9 @@ plain types in image headers are therefore decoded here.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence as Several
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,17 @@ class Unusable(ScanError):  # noqa: N818
 
 class NotAnImage(Unusable):
     """Why an object is not an image of a scan; skipping it loses nothing."""
+
+
+def of_several(unusable: Several[tuple[Path, Unusable]], files: int) -> Unusable:
+    """Why a series with unusable files cannot be read."""
+    path, first = min(unusable, key=lambda each: each[0])
+    if files == 1:
+        return first
+    kind = (
+        NotAnImage if len(unusable) == files and all(isinstance(each, NotAnImage) for _, each in unusable) else Unusable
+    )
+    return kind(f"{len(unusable)} of {files} files cannot be used, such as {path.name}: {first}")
 
 
 def values_of(dataset: Dataset, keyword: str) -> list[Any]:

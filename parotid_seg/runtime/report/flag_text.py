@@ -82,6 +82,11 @@ TEXTS: dict[FlagCode, FlagText] = {
     FlagCode.STEPS_BETWEEN_SLICES: FlagText(
         8, "abrupt change of tissue after slice {detail}: slices of another intensity, or in a wrong order?"
     ),
+    FlagCode.SERIES_SPLIT: FlagText(
+        8,
+        "other images of its SeriesInstanceUID name another patient or study: slices of this scan may be missing, or "
+        "be of another patient",
+    ),
     FlagCode.SLICES_OUT_OF_ORDER: FlagText(
         16,
         "{value:.0f} of {detail} slices resemble one far away more than their neighbours: stored in another order, as "

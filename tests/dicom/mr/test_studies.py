@@ -68,8 +68,9 @@ def test_other_sequences_are_left_out_with_a_word(tmp_path: Path) -> None:
 
 
 def test_a_sequence_that_is_not_there_is_named_with_what_is(tmp_path: Path) -> None:
-    write_mr(tmp_path / "a", T1 | {"PatientName": "Secret^Name", "SeriesDescription": "Secret^Name"}, number=3)
-    write_mr(tmp_path / "b", DIFFUSION, number=7)
+    named = {"PatientName": "Secret^Name", "SeriesDescription": "Secret^Name"}
+    write_mr(tmp_path / "a", T1 | named, number=3)
+    write_mr(tmp_path / "b", DIFFUSION | named, number=7)
     assert refused(tmp_path) == (
         f"{study_in(tmp_path)}: no T2 and no STIR series, expected T1, T2, STIR; "
         "found T1: MR series 3, diffusion: MR series 7"
@@ -159,6 +160,14 @@ def test_each_study_by_itself(tmp_path: Path) -> None:
     scans, errors, _ = scans_of(found_in(tmp_path), MR)
     assert numbers(scans) == [[3, 4, 5], [3, 4, 5]]
     assert [str(each).split(": ")[0] for each in errors] == [str(tmp_path / "c" / "t1"), str(tmp_path / "d" / "t2")]
+
+
+def test_series_of_two_patients_are_no_scan_whatever_their_uids(tmp_path: Path) -> None:
+    for patient, name, sequence, number in (("111", "t1", T1, 3), ("222", "t2", T2, 4)):
+        write_mr(tmp_path / name, sequence | {"PatientID": patient}, number=number)
+    scans, errors, _ = scans_of(found_in(tmp_path), ("T1", "T2"))
+    assert not scans
+    assert [re.search("no T[12] series", error.reason)[0] for error in errors] == ["no T2 series", "no T1 series"]
 
 
 def test_the_same_images_twice(tmp_path: Path) -> None:
