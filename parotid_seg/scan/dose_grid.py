@@ -13,10 +13,12 @@ from scipy.ndimage import map_coordinates
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import DOUBTFUL_PLACE, Flag
 from parotid_seg.scan.intensity import intensities_of
-from parotid_seg.scan.nifti import geometry_in
+from parotid_seg.scan.nifti import geometry_in, is_own_mask
 from parotid_seg.scan.nifti_file import read_stored, shape_in
 from parotid_seg.scan.volume import Mask, Voxels
 
+MOST_LABELS = 10
+"""Most values of a NIfTI file of whole numbers that is taken for a label map."""
 EDGE = 1e-3
 """Share of a voxel by which a point may lie beyond the outer points of a dose: rounding."""
 SLAB_VOXELS = 1 << 20
@@ -102,9 +104,11 @@ def read_nifti_dose(path: Path) -> DoseGrid:
     """Read a dose in Gy from a NIfTI file.
 
     Raises:
-        ScanError: as `read_nifti`, but a dose may be constant; if its header leaves its position in doubt; or if its
-            values cannot be Gy.
+        ScanError: as `read_nifti`, but a dose may be constant; if its header leaves its position in doubt; if its
+            values cannot be Gy; or if it is a mask or a label map.
     """
+    if is_own_mask(path):
+        raise ScanError("a mask that parotid-seg wrote, expected a dose in Gy", path=path)
     file = read_stored(path)
     geometry = geometry_in(file.header, path)
     if doubtful := [flag.code for flag in geometry.flags if flag.code in DOUBTFUL_PLACE]:
@@ -113,7 +117,18 @@ def read_nifti_dose(path: Path) -> DoseGrid:
     gray: Voxels = intensities_of(file.voxels.reshape(shape), file.scaling, path, constant_allowed=True)
     dose = DoseGrid(gray, 1.0, np.arange(shape[0], dtype=np.float64), geometry.affine)
     check_gray(dose, path, LARGEST_NIFTI_GY)
+    _check_no_labels(gray, path)
     return dose
+
+
+def _check_no_labels(gray: Voxels, path: Path) -> None:
+    """Raise ScanError if the values are those of a label map: whole numbers, few, and 0 among them."""
+    if gray.min() != 0 or not all((part == np.floor(part)).all() for part in gray):
+        return
+    count = len(np.unique(gray))
+    if count <= MOST_LABELS:
+        reason = f"found {count} different values, all whole numbers, as of a label map; expected a dose in Gy"
+        raise ScanError(reason, path=path)
 
 
 def check_gray(dose: DoseGrid, path: Path, largest_gy: float = LARGEST_GY) -> None:

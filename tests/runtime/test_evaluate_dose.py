@@ -16,7 +16,8 @@ pytestmark = pytest.mark.slow
 
 def test_doses_of_both_masks_and_their_difference(command: Run, folders: Path) -> None:
     """The dose rises by 1 Gy a voxel along the third axis; b's prediction lacks the glands' last layer of four."""
-    ramp = np.broadcast_to(np.arange(10, dtype=np.float32), (10, 10, 10))
+    ramp = np.tile(np.arange(10, dtype=np.float32), (10, 10, 1))
+    ramp[0, 0] += 0.5  # beside the glands; whole numbers alone would be those of a label map
     for case in "ab":
         save_mask(folders / "doses" / f"{case}.nii.gz", ramp)
     out = folders / "scores.json"
@@ -71,7 +72,7 @@ def test_an_rtdose_in_the_folder_of_a_case_is_of_no_other_case(command: Run, fol
 
 
 def test_cases_without_a_dose_are_refused_in_one_line(command: Run, folders: Path) -> None:
-    save_mask(folders / "doses" / "a.nii.gz", np.zeros((10, 10, 10), np.uint8))
+    save_mask(folders / "doses" / "a.nii.gz", np.full((10, 10, 10), 20, np.uint8))
     done = command("evaluate", folders / "predictions", folders / "references", "--dose", folders / "doses")
     assert done.returncode == 1
     assert done.stderr == f"parotid-seg: {folders / 'doses'}: --dose: found no dose named b, expected one\n"

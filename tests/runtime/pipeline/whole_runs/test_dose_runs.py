@@ -308,6 +308,7 @@ def test_a_structure_beyond_the_grid_is_flagged_and_not_counted_as_0(ct: Path, t
         (2000.0, "found doses up to 2000, expected Gy, at most 500"),
         (np.where(np.arange(44) > 9, -20.0, 20.0)[:, None, None], "expected none below 0"),
         (np.where(np.arange(44) > 9, np.nan, 20.0)[:, None, None], "are NaN or infinite"),
+        (np.arange(44)[:, None, None] // 10, "found 5 different values, all whole numbers, as of a label map"),
     ],
 )
 def test_a_nifti_file_that_is_no_dose_in_gy(gray: np.ndarray | float, words: str, tmp_path: Path) -> None:
@@ -315,6 +316,13 @@ def test_a_nifti_file_that_is_no_dose_in_gy(gray: np.ndarray | float, words: str
     ran = run(tmp_path / "a.nii.gz", tmp_path / "out", nifti_dose(tmp_path / "dose.nii.gz", gray))
     assert words in ran.entries["a"].failure
     assert len(ran.entries["a"].failure.splitlines()) == 1
+
+
+def test_masks_are_no_doses(tmp_path: Path) -> None:
+    write(tmp_path / "a.nii.gz")
+    run(tmp_path / "a.nii.gz", tmp_path / "masks", None)
+    ran = run(tmp_path / "a.nii.gz", tmp_path / "out", tmp_path / "masks")
+    assert "a mask that parotid-seg wrote, expected a dose in Gy" in ran.entries["a"].failure
 
 
 def test_a_nifti_dose_that_does_not_say_where_it_lies_is_refused(tmp_path: Path) -> None:
