@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from parotid_seg.errors import InputError
-from parotid_seg.files import exists, hash_file, size_of
+from parotid_seg.files import exists, hash_file
 from parotid_seg.records import read_record
 from parotid_seg.scan.label_set import DESCRIPTION, channel_names, data_folder, read_splits
-from parotid_seg.scan.nifti import ENDINGS, by_case, check_same_voxels, is_nifti
+from parotid_seg.scan.nifti import ENDINGS, by_case, check_same_voxels, count_voxels, is_nifti, read_nifti
+from parotid_seg.scan.seen import voxels_hash
 from parotid_seg.wording import some_of
 
 SPLITS, TEST = "splits.json", "test"
@@ -109,14 +110,18 @@ def choose(place: Path) -> Chosen:
 
 
 def _of_one_scan(patients: Mapping[str, Labelled]) -> Iterator[tuple[str, str]]:
-    """Pairs of patients whose scans are one file, or have the same content. Only files of one size are read."""
-    by_size: dict[int, list[str]] = {}
+    """Pairs of patients whose scans have the same voxels. Only scans of as many voxels are read."""
+    by_count: dict[int, list[str]] = {}
     for name, each in patients.items():
-        by_size.setdefault(size_of(each.scan), []).append(name)
-    for names in by_size.values():
-        seen: dict[str, str] = {}
+        by_count.setdefault(count_voxels(each.scan), []).append(name)
+    for names in by_count.values():
+        files, scans = dict[str, str](), dict[str, str]()
         for name in names if len(names) > 1 else ():
-            if (first := seen.setdefault(hash_file(patients[name].scan), name)) != name:
+            scan = patients[name].scan
+            first = files.setdefault(hash_file(scan), name)
+            if first == name:
+                first = scans.setdefault(voxels_hash(read_nifti(scan).volume.voxels), name)
+            if first != name:
                 yield first, name
 
 

@@ -1,5 +1,6 @@
 """Which patients of a data set are used, and why."""
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -67,6 +68,16 @@ def test_a_data_set_without_a_description_is_taken(data: Path) -> None:
 def test_a_copy_of_a_scan_is_no_further_patient(data: Path) -> None:
     for folder, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
         shutil.copy(data / folder / f"p0{ending}", data / folder / f"p5{ending}")
+    with pytest.raises(InputError, match="found the same scan for p0 and p5, expected one patient of each"):
+        choose(data)
+
+
+@pytest.mark.parametrize("level", [None, 1], ids=["unpacked", "packed otherwise"])
+def test_a_copy_in_another_file_is_no_further_patient(data: Path, level: int | None) -> None:
+    for folder, name in (("imagesTr", "_0000.nii"), ("labelsTr", ".nii")):
+        content = gzip.decompress((data / folder / f"p0{name}.gz").read_bytes())
+        ending = name if level is None else f"{name}.gz"
+        (data / folder / f"p5{ending}").write_bytes(content if level is None else gzip.compress(content, level))
     with pytest.raises(InputError, match="found the same scan for p0 and p5, expected one patient of each"):
         choose(data)
 
