@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from scipy import ndimage, special
 
 from parotid_seg.errors import InputError
+from parotid_seg.metrics import surface_voxels
 from parotid_seg.metrics.surface_elements import areas_mm2, corner_codes
+from parotid_seg.metrics.surface_voxels import Planes, distances_mm, inside_along, occupied_planes
 
 Binary = NDArray[np.bool_]
 Labels = NDArray[np.uint8]
@@ -169,16 +171,14 @@ def hausdorff_mm(prediction: Binary, reference: Binary, spacing_mm: Spacing, *, 
 def surface_distances_mm(
     prediction: Binary, reference: Binary, spacing_mm: Spacing, *, percentiles: Sequence[float] = (100.0, 95.0)
 ) -> tuple[float, ...]:
-    """`hausdorff_mm` at several percentiles from one distance transform. Arguments and errors as there."""
+    """`hausdorff_mm` at several percentiles from the same distances. Arguments and errors as there."""
     _check_masks(prediction, reference, spacing_mm)
     if not prediction.any() and not reference.any():
         return tuple(0.0 for _ in percentiles)
     if not prediction.any() or not reference.any():
         return tuple(float("inf") for _ in percentiles)
-    box = _box_of_both(prediction, reference)
-    surface_a, surface_b = _surface(prediction[box]), _surface(reference[box])
-    a_to_b = ndimage.distance_transform_edt(~surface_b, sampling=spacing_mm)[surface_a]
-    b_to_a = ndimage.distance_transform_edt(~surface_a, sampling=spacing_mm)[surface_b]
+    prediction, reference, planes = _cropped(prediction, reference)
+    a_to_b, b_to_a = distances_mm(_surface(prediction), _surface(reference), spacing_mm, planes)
     return tuple(float(max(np.percentile(a_to_b, each), np.percentile(b_to_a, each))) for each in percentiles)
 
 
@@ -206,16 +206,14 @@ def surface_dice(
     _check_masks(prediction, reference, spacing_mm)
     if not prediction.any() or not reference.any():
         return tuple(float(prediction.any() == reference.any()) for _ in tolerances_mm)
-    box = _box_of_both(prediction, reference)
     areas = areas_mm2(spacing_mm)
-    codes = [corner_codes(mask[box]) for mask in (prediction, reference)]
-    surfaces = [(each > 0) & (each < 255) for each in codes]
-    weights = [areas[each[surface]] for each, surface in zip(codes, surfaces, strict=True)]
-    distances = [
-        ndimage.distance_transform_edt(~other, sampling=spacing_mm)[surface]
-        for surface, other in zip(surfaces, reversed(surfaces), strict=True)
-    ]
-    weight, distance = np.concatenate(weights), np.concatenate(distances)
+    surfaces, weights = [], []
+    *masks, planes = _cropped(prediction, reference)
+    for mask in masks:
+        codes = corner_codes(mask)
+        surfaces.append((codes > 0) & (codes < 255))
+        weights.append(areas[codes[surfaces[-1]]])
+    weight, distance = np.concatenate(weights), np.concatenate(distances_mm(*surfaces, spacing_mm, planes))
     limits = [tolerance * (1 + ROUNDING) for tolerance in tolerances_mm]
     return tuple(float(weight[distance <= limit].sum() / weight.sum()) for limit in limits)
 
@@ -239,10 +237,10 @@ def added_path_length_mm(prediction: Binary, reference: Binary, spacing_mm: Spac
     _check_masks(prediction, reference, spacing_mm)
     if not reference.any():
         return 0.0
-    box = _box_of_both(prediction, reference)
+    prediction, reference, _ = _cropped(prediction, reference)
     _, row_mm, column_mm = spacing_mm
-    predicted_down, predicted_across = (_open_along(prediction[box], axis) for axis in (1, 2))
-    down, across = (_open_along(reference[box], axis) for axis in (1, 2))
+    predicted_down, predicted_across = (_open_along(prediction, axis) for axis in (1, 2))
+    down, across = (_open_along(reference, axis) for axis in (1, 2))
     added = (down | across) & ~(predicted_down | predicted_across)
     lengths = (down & ~across, column_mm), (across & ~down, row_mm), (down & across, (row_mm + column_mm) / 2)
     return float(sum(np.count_nonzero(part & added) * length for part, length in lengths))
@@ -250,8 +248,7 @@ def added_path_length_mm(prediction: Binary, reference: Binary, spacing_mm: Spac
 
 def _open_along(mask: Binary, axis: int) -> Binary:
     """Voxels of a mask that touch the outside along an axis."""
-    line = np.ones([3 if each == axis else 1 for each in range(mask.ndim)], np.bool_)
-    return np.asarray(mask & ~ndimage.binary_erosion(mask, structure=line, border_value=0), dtype=np.bool_)
+    return np.asarray(mask & ~inside_along(mask, (axis,)), dtype=np.bool_)
 
 
 def score_case(
@@ -355,8 +352,17 @@ def mean_with_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _surface(mask: Binary) -> Binary:
-    inside = ndimage.binary_erosion(mask, structure=ndimage.generate_binary_structure(mask.ndim, 1), border_value=0)
-    return np.asarray(mask & ~inside, dtype=np.bool_)
+    return np.asarray(mask & ~inside_along(mask, range(mask.ndim)), dtype=np.bool_)
+
+
+def _cropped(prediction: Binary, reference: Binary) -> tuple[Binary, Binary, Planes | None]:
+    """Two masks within the box of both; of a large box those planes alone that are in or beside a mask, and which."""
+    box = _box_of_both(prediction, reference)
+    prediction, reference = prediction[box], reference[box]
+    if prediction.size <= surface_voxels.LARGEST_BOX:
+        return prediction, reference, None
+    planes = occupied_planes(prediction | reference)
+    return prediction[np.ix_(*planes)], reference[np.ix_(*planes)], planes
 
 
 def _box_of_both(prediction: Binary, reference: Binary) -> tuple[slice, ...]:
