@@ -156,6 +156,8 @@ class Roi:
         images = images_of(contour)
         if kind not in CLOSED:
             raise ScanError(f"{title} is of type {kind[:20]}, expected {CLOSED[0]}", path=self.path)
+        if any(float(each) for each in contour.get("ContourOffsetVector") or ()):
+            raise ScanError(f"{title} has a ContourOffsetVector that is not 0, expected none", path=self.path)
         if points is None:
             raise ScanError(f"{title} is damaged, expected three finite numbers for each of its points", path=self.path)
         voxels = points @ self._to_voxels[:3, :3].T + self._to_voxels[:3, 3]

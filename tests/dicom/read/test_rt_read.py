@@ -247,6 +247,24 @@ def test_damaged_contours_are_named(change: Callable[..., Any], written: Path, s
         read_rtstruct(path, series)[0].drawn()
 
 
+@pytest.mark.parametrize(
+    ("offset", "refusal"), [([0, 0, 5], "has a ContourOffsetVector that is not 0"), ([0, 0, 0], "")]
+)
+def test_an_offset_of_contours(
+    offset: list[float], refusal: str, written: Path, series: Series, tmp_path: Path
+) -> None:
+    def change(dataset: Dataset) -> None:
+        dataset.ROIContourSequence[0].ContourSequence[0].ContourOffsetVector = offset
+
+    rois = read_rtstruct(changed(written, tmp_path / "rt.dcm", change), series)
+    if refusal:
+        with refused(ScanError, refusal):
+            rois[0].drawn()
+    else:
+        assert rois[0].drawn().mask.any()
+    assert rois[1].drawn().mask.any()
+
+
 def test_structures_in_another_frame_of_reference(written: Path, series: Series, tmp_path: Path) -> None:
     def one(dataset: Dataset) -> None:
         dataset.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = "1.2.3"
