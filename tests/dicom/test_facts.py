@@ -75,6 +75,38 @@ def test_what_names_the_patient_is_withheld(tmp_path: Path, keyword: str) -> Non
     assert "ilse" not in str(facts).casefold()
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value", "text"),
+    [
+        ("PatientName", "Müller^Änne", "MUELLER Neck"),
+        ("PatientName", "Müller^Änne", "Mu\u0308ller"),
+        ("PatientName", "Müller^Änne", "muller"),
+        ("PatientName", "Mueller^Anne", "Hals Müller"),
+        ("PatientName", "Mueller^Anne", "Hals Muller"),
+        ("PatientName", "José^María", "JOSE MARIA"),
+        ("PatientName", "Strauß^Björn", "STRAUSS"),
+        ("PatientName", "Sørensen^Aage", "Soerensen"),
+        ("PatientName", "O'Neill^Kim", "oneill"),
+        ("PatientBirthDate", "19500102", "Neck 1950-01-02"),
+        ("PatientBirthDate", "19500102", "02.01.1950"),
+        ("PatientBirthDate", "19500102", "1/2/1950"),
+        ("PatientBirthDate", "19500102", "02 01 1950"),
+        ("PatientID", "12-34-56", "Neck 123456"),
+        ("OtherPatientNames", ["Doe^Jane", "Meyer^Ilse"], "for Ilse"),
+        ("OtherPatientIDs", ["A77", "B4711"], "b-4711"),
+    ],
+)
+def test_other_ways_to_write_an_identity(tmp_path: Path, keyword: str, value: str | list[str], text: str) -> None:
+    said = {"SpecificCharacterSet": "ISO_IR 192", keyword: value, "SeriesDescription": text}
+    assert facts_of(tmp_path, **said).description == WITHHELD
+
+
+@pytest.mark.parametrize("text", ["Head Neck 2.0", "CT 1950", "Hals nativ 02.01."])
+def test_what_names_nobody_is_shown(tmp_path: Path, text: str) -> None:
+    said = {"PatientName": "Müller^Änne", "PatientBirthDate": "19500102", "PatientID": "12-34-56"}
+    assert facts_of(tmp_path, SpecificCharacterSet="ISO_IR 192", **said, SeriesDescription=text).description == text
+
+
 @pytest.mark.filterwarnings("ignore:The value length")
 def test_long_text_is_cut(tmp_path: Path) -> None:
     assert facts_of(tmp_path, SeriesDescription="x" * 70).description == "x" * 64

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,13 +10,15 @@ from pydicom.dataset import Dataset
 from parotid_seg.dicom.phi_safe import phi_safe
 from parotid_seg.dicom.read.file import read_dicom
 from parotid_seg.dicom.read.groups import images_in
+from parotid_seg.dicom.read.identity_words import contains_any, secrets_of
 from parotid_seg.dicom.read.series import SeriesFacts
 from parotid_seg.dicom.read.text import text_of
 from parotid_seg.dicom.read.values import Unusable, number_of
 from parotid_seg.errors import ScanError
 from parotid_seg.scan.codes import LONGEST_LINE, plain
 
-IDENTITY = ("PatientName", "PatientID", "PatientBirthDate")
+SHORTEST_SECRET = 2
+"""Fewest characters of a part of the patient's identity."""
 WITHHELD = "withheld, as it may name the patient"
 """In place of a text."""
 LARGEST_KV, LARGEST_TESLA = 1000.0, 100.0
@@ -28,8 +28,9 @@ LARGEST_KV, LARGEST_TESLA = 1000.0, 100.0
 def read_facts(path: Path, modality: str, number: int | None) -> SeriesFacts:
     """What a series' first file says.
 
-    Each text is on one line, at most 64 characters long, and withheld if it contains a part of the patient's name, ID
-    or birth date. What is missing or malformed is left out; of a file that cannot be read the description is withheld.
+    Each text is on one line, at most 64 characters long, and withheld if it contains a part of the patient's names, IDs
+    or birth date, however it is written. What is missing or malformed is left out; of a file that cannot be read the
+    description is withheld.
 
     Args:
         path: the file.
@@ -39,7 +40,7 @@ def read_facts(path: Path, modality: str, number: int | None) -> SeriesFacts:
         with phi_safe(path, "DICOM image"):
             file = read_dicom(path)
             header = Dataset() if file is None else file.header
-            secrets = _words(text_of(header, keyword, header).value for keyword in IDENTITY)
+            secrets = secrets_of(header, SHORTEST_SECRET)
             _, place = next(images_in(header))
     except (ScanError, StopIteration):
         return SeriesFacts(modality, number, description=WITHHELD)
@@ -55,21 +56,15 @@ def read_facts(path: Path, modality: str, number: int | None) -> SeriesFacts:
     )
 
 
-def _words(texts: Iterable[str]) -> set[str]:
-    """The parts of an identity that a text must not contain."""
-    parts = {word for text in texts for word in (text, *re.split(r"[\^=,;._\s-]+", text))}
-    return {word.casefold() for word in parts if len(word) > 1}
-
-
-def _text(item: Dataset, keyword: str, header: Dataset, secrets: set[str]) -> str:
+def _text(item: Dataset, keyword: str, header: Dataset, secrets: frozenset[str]) -> str:
     try:
         with phi_safe(Path(), keyword):
-            text = text_of(item, keyword, header).value.strip()
+            text = text_of(item, keyword, header)
     except ScanError:
         return ""
-    if any(word in text.casefold() for word in secrets):
+    if contains_any(text, secrets):
         return WITHHELD
-    return plain(text.replace("\\", "/"))[:LONGEST_LINE]
+    return plain(text.value.strip().replace("\\", "/"))[:LONGEST_LINE]
 
 
 def _number(dataset: Dataset, keyword: str, most: float) -> float | None:

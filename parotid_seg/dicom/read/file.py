@@ -45,6 +45,7 @@ SEQUENCES = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence
 # fmt: off
 ATTRIBUTES = [
     "SOPClassUID", "SOPInstanceUID", "ImageType", "PatientName", "PatientID", "PatientBirthDate",
+    "PatientBirthName", "OtherPatientNames", "OtherPatientIDs",
     "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "FrameOfReferenceUID",
     "AcquisitionNumber", "TemporalPositionIdentifier", "EchoNumbers", "EchoTime", "DiffusionBValue",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "NumberOfFrames", "Rows", "Columns",

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from pydicom.dataset import Dataset
 
+from parotid_seg.dicom.read.identity_words import contains_any, secrets_of
 from parotid_seg.dicom.read.text import Text, text_of
 from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.codes import plain
@@ -54,7 +55,7 @@ def items_of(dataset: Dataset) -> Iterator[RoiItem]:
     drawn = [(int(each.ReferencedROINumber), each) for each in dataset.get("ROIContourSequence") or ()]
     numbers = [int(each.ROINumber) for each in rois]
     in_order = _common(numbers, [number for number, _ in drawn]) == _common([number for number, _ in drawn], numbers)
-    names, secrets = [text_of(each, "ROIName", dataset) for each in rois], secrets_of(dataset)
+    names, secrets = [text_of(each, "ROIName", dataset) for each in rois], secrets_of(dataset, SHORTEST_SECRET)
     shown = [SECRET if contains_any(name, secrets) else plain(name.value) for name in names]
     seen = Counter[int]()
     for roi, number, name, title in zip(rois, numbers, names, shown, strict=True):
@@ -93,16 +94,3 @@ def _own(
         return items[place], "", (Flag(FlagCode.NUMBER_TWICE, value=len(sharing)),)
     owners = f"{len(sharing)} structures ({', '.join(sharing)})" if len(sharing) > 1 else "one structure"
     return (), f"found the ROINumber {number} for {owners} and for contours of {len(items)}, expected it once each", ()
-
-
-def secrets_of(header: Dataset) -> list[str]:
-    """A patient's names, ID and birth date, in parts that may occur in a text."""
-    name = text_of(header, "PatientName", header)
-    names = " ".join((name.value, *name.readings)).replace("^", " ").replace("=", " ").split()
-    others = [text_of(header, keyword, header).value for keyword in ("PatientID", "PatientBirthDate")]
-    return [secret.casefold() for secret in (*names, *others) if len(secret) >= SHORTEST_SECRET]
-
-
-def contains_any(text: Text, secrets: Iterable[str]) -> bool:
-    """Whether a text contains one of some secrets."""
-    return any(secret in reading.casefold() for secret in secrets for reading in (text.value, *text.readings))
