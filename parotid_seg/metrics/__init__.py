@@ -208,12 +208,13 @@ def surface_dice(
         return tuple(float(prediction.any() == reference.any()) for _ in tolerances_mm)
     areas = areas_mm2(spacing_mm)
     surfaces, weights = [], []
-    *masks, planes = _cropped(prediction, reference)
-    for mask in masks:
+    prediction, reference, planes = _cropped(prediction, reference)
+    for mask in (prediction, reference):
         codes = corner_codes(mask)
         surfaces.append((codes > 0) & (codes < 255))
         weights.append(areas[codes[surfaces[-1]]])
-    weight, distance = np.concatenate(weights), np.concatenate(distances_mm(*surfaces, spacing_mm, planes))
+    distances = distances_mm(surfaces[0], surfaces[1], spacing_mm, planes)
+    weight, distance = np.concatenate(weights), np.concatenate(distances)
     limits = [tolerance * (1 + ROUNDING) for tolerance in tolerances_mm]
     return tuple(float(weight[distance <= limit].sum() / weight.sum()) for limit in limits)
 

@@ -22,10 +22,10 @@ def inside_along(mask: NDArray[np.generic], axes: Iterable[int]) -> NDArray[np.b
         mask: bool, or whole numbers 0 and 1.
         axes: along which neighbours count.
     """
-    mask = mask.astype(np.bool_, copy=False)
-    inside = mask.copy()
+    whole: NDArray[np.bool_] = np.asarray(mask, dtype=np.bool_)
+    inside = whole.copy()
     for axis in axes:
-        of_result, of_mask = np.moveaxis(inside, axis, 0), np.moveaxis(mask, axis, 0)
+        of_result, of_mask = np.moveaxis(inside, axis, 0), np.moveaxis(whole, axis, 0)
         of_result[1:] &= of_mask[:-1]
         of_result[:-1] &= of_mask[1:]
         of_result[[0, -1]] = False
@@ -35,7 +35,7 @@ def inside_along(mask: NDArray[np.generic], axes: Iterable[int]) -> NDArray[np.b
 def occupied_planes(mask: NDArray[np.generic]) -> Planes:
     """Indices of the planes across each axis that have voxels of a mask, or lie beside one that has."""
     axes = range(mask.ndim)
-    occupied = (mask.any(axis=tuple(other for other in axes if other != axis)) for axis in axes)
+    occupied = (np.asarray(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes)
     return tuple(np.flatnonzero(ndimage.binary_dilation(each, np.ones(3, np.bool_))) for each in occupied)
 
 
@@ -63,5 +63,5 @@ def distances_mm(
         np.stack([at[index] for at, index in zip(at_mm, np.nonzero(each), strict=True)], axis=1)
         for each in (first, second)
     ]
-    (to_second, _), (to_first, _) = (cKDTree(others).query(own) for own, others in (points, points[::-1]))
-    return to_second, to_first
+    nearest = [np.asarray(cKDTree(others).query(own)[0]) for own, others in (points, points[::-1])]
+    return nearest[0], nearest[1]
