@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parotid_seg.errors import InputError
+from parotid_seg.errors import InputError, ScanError
 from parotid_seg.files import exists, hash_file
 from parotid_seg.records import read_record
 from parotid_seg.scan.label_set import DESCRIPTION, channel_names, data_folder, read_splits
@@ -119,8 +120,9 @@ def _of_one_scan(patients: Mapping[str, Labelled]) -> Iterator[tuple[str, str]]:
         for name in names if len(names) > 1 else ():
             scan = patients[name].scan
             first = files.setdefault(hash_file(scan), name)
-            if first == name:
-                first = scans.setdefault(voxels_hash(read_nifti(scan).volume.voxels), name)
+            with suppress(ScanError):  # one that cannot be used fails by its name in the run
+                if first == name:
+                    first = scans.setdefault(voxels_hash(read_nifti(scan).volume.voxels), name)
             if first != name:
                 yield first, name
 

@@ -82,6 +82,17 @@ def test_a_copy_in_another_file_is_no_further_patient(data: Path, level: int | N
         choose(data)
 
 
+def test_scans_that_cannot_be_read_are_left_to_the_run(data: Path) -> None:
+    import nibabel
+    import numpy as np
+
+    for name in ("p0", "p1"):
+        path = data / "imagesTr" / f"{name}_0000.nii.gz"
+        image = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(np.full(image.shape, ord(name[1]), np.int16), image.affine), path)
+    assert list(choose(data).patients) == ["p0", "p1"]
+
+
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
