@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from parotid_seg.errors import InputError, OptionError, first_line
 from parotid_seg.export.find_engine import runnable
-from parotid_seg.models import model_file
+from parotid_seg.models import PACKAGED, model_file
 from parotid_seg.runtime.engines.gpu import find_gpu
 from parotid_seg.runtime.engines.load import load_backend, output_for
 from parotid_seg.runtime.engines.registry import AUTO, CPU
@@ -160,7 +160,7 @@ def segment(
         ParotidSegError: if the model cannot be loaded or run as requested.
         InputError, ScanError: see `Segmenter.__call__`.
     """
-    chosen = None if model is None else str(Path(model).resolve())
+    chosen = None if model is None or str(model) == PACKAGED else str(Path(model).resolve())
     return _loaded(
         chosen,
         _state_of(chosen),

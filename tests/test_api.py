@@ -95,8 +95,8 @@ def test_the_model_stays_loaded(
 
     monkeypatch.setattr(api, "load_backend", load)
     api._loaded.cache_clear()
-    for _ in range(2):
-        found = parotid_seg.segment(head, backend="onnxruntime")
+    for model in (None, "packaged"):
+        found = parotid_seg.segment(head, model=model, backend="onnxruntime")
     np.testing.assert_array_equal(found.mask, expected.mask)
     assert len(loaded) == 1
     api._loaded.cache_clear()
