@@ -71,6 +71,10 @@ class Outcome:
     machine: bool = False
 
 
+OutcomeProgress = Callable[[Outcome], None]
+"""Takes the outcome of each case when it is finished."""
+
+
 @dataclass(frozen=True)
 class Summary:
     """The outcome of a run.
@@ -114,7 +118,7 @@ def infer(
     *,
     model_name: str = "",
     say: Say = lambda _: None,
-    progress: Callable[[Outcome], None] = lambda _: None,
+    progress: OutcomeProgress = lambda _: None,
     workers: WorkerStarter | None = None,
 ) -> Summary:
     """Segment scans into `out` on this machine.
@@ -147,7 +151,7 @@ def infer_at(
     find: Callable[..., tuple[list[Scan], list[ScanError]]] = find_scans,
     model_name: str = "",
     say: Say = lambda _: None,
-    progress: Callable[[Outcome], None] = lambda _: None,
+    progress: OutcomeProgress = lambda _: None,
 ) -> Summary:
     """Segment scans into `out`.
 
@@ -202,7 +206,7 @@ class _Run:
     """The state of a run."""
 
     def __init__(
-        self, out: Path, executor: Executor, options: InferOptions, say: Say, progress: Callable[[Outcome], None]
+        self, out: Path, executor: Executor, options: InferOptions, say: Say, progress: OutcomeProgress
     ) -> None:
         self.begun = datetime.now(UTC)
         self.journal = Journal(out)
