@@ -30,6 +30,10 @@ OF_A_RUN = (SUMMARY, RUN, RESULTS, PAGE, LABELS)
 """Files that a run writes in addition to those of its cases."""
 
 
+MOST_BYTES = 2**28
+"""Size of the largest record of files that is read: of millions of them."""
+
+
 class Written:
     """The files of an output folder that parotid-seg has written.
 
@@ -56,6 +60,8 @@ class Written:
         if not is_taken(path):
             return []
         try:
+            if path.lstat().st_size > MOST_BYTES:
+                return []
             return msgspec.json.decode(read_input(path, follow=False), type=list[str])
         except (msgspec.MsgspecError, RecursionError, UnicodeError):
             return []

@@ -36,7 +36,7 @@ from parotid_seg.runtime.pipeline.ownership import (
     to_replace,
     what_stays,
 )
-from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, CaseRequest, WorkerConfig, failed
+from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, CaseRequest, WorkerConfig, failed, refused_input
 from parotid_seg.runtime.pipeline.sources import Scan
 from parotid_seg.runtime.pipeline.worker_process import WorkerStarter
 from parotid_seg.runtime.pipeline.writers import is_result
@@ -176,7 +176,7 @@ def infer_at(
     options.rois.check(executor.contract.labels)
     run = _Run(out, executor, options, say, progress)
     scans_found, errors = find(scans, executor.contract.channels, ignore=run.results(scans), skip=run.skip)
-    refused = [_refused(error) for error in errors]
+    refused = [refused_input(error) for error in errors]
     run.total = len(scans_found) + len(refused)
     if not scans_found:
         raise run.without_scans(refused)
@@ -388,12 +388,6 @@ def _doses_below(place: Path) -> Doses:
     from parotid_seg.runtime.doses import Doses
 
     return Doses.below(place)
-
-
-def _refused(error: ScanError) -> Entry:
-    """The entry of an input that `find_scans` reports as unusable."""
-    path = str(error.path or "")
-    return Entry(case="", source=path, key="", status="failed", reason=error.reason, path=path)
 
 
 def _remove_partials(out: Path) -> None:
