@@ -121,6 +121,8 @@ class FlagCode(StrEnum):
     """Contours that refer to the image of another slice than their own; value: how many; detail: of how many."""
     MATCHED_BY_FRAME = "matched_by_frame"
     """The images that a structure set was drawn on are not there; only its frame of reference is that of the scan."""
+    SCAN_NOT_FOUND = "scan_not_found"
+    """A case of an earlier run whose scan the last run, which searched its folder, did not find, or refused."""
     CONTOURS_OVER_EDGE = "contours_over_edge"
     """Contours that extend beyond the edges of their slices; value: how many; detail: of how many."""
     CONTOURS_REPEATED = "contours_repeated"

@@ -22,7 +22,7 @@ from parotid_seg.scan.other_formats import files_of_image
 from parotid_seg.wording import Progress
 
 RUNS, SCANS_PER_RUN = 3, 8
-"""Of `parotid-seg infer`: so many for each engine, taking turns, on at least so many scans."""
+"""Runs of `parotid-seg infer` with each engine, which take turns, and least scans of each run."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,15 @@ def _left_out_if_failing(name: str, seconds: dict[str, list[float]], leave_out: 
 
 
 def _some(scans: Sequence[Scan]) -> list[Scan]:
-    """So many scans, some of them more than once if there are not enough."""
+    """`SCANS_PER_RUN` scans, some of them more than once if there are not enough."""
     return [scans[number % len(scans)] for number in range(SCANS_PER_RUN)]
 
 
 def _gathered(scans: Sequence[Scan], folder: Path) -> int:
-    """Link scans into a folder, at least `SCANS_PER_RUN` of them; returns how many. Those that are there already, and
-    all where there are no links, are copied, because `infer` takes each file once."""
+    """Put scans into a folder, at least `SCANS_PER_RUN` of them; returns how many.
+
+    Scans are linked. Repeated ones are copied, because `infer` takes each file once, as are all where links fail.
+    """
     many = scans if len(scans) > SCANS_PER_RUN else _some(scans)
     for number, scan in enumerate(many):
         place = folder / f"{number:04d}"

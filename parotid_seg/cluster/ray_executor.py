@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -32,7 +32,7 @@ from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.journal import RESUMES
 from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, OutputFailure, WorkerConfig
 from parotid_seg.runtime.pipeline.protocol.worker_stdio import cause, command_of, send
-from parotid_seg.runtime.pipeline.run import Outcome, Summary, infer_at
+from parotid_seg.runtime.pipeline.run import OutcomeProgress, Summary, infer_at
 from parotid_seg.wording import Say, counted
 
 RAY_LOG = re.compile(r"^\[[^]]*\] \S+:\d+: ")
@@ -172,7 +172,7 @@ def infer_on_cluster(
     options: InferOptions,
     *,
     say: Say,
-    progress: Callable[[Outcome], None],
+    progress: OutcomeProgress,
 ) -> Summary:
     """As `infer`, on a cluster, and with URLs for scans and results.
 

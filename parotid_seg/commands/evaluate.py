@@ -100,7 +100,7 @@ def _check_out(out: Path, places: list[Path], dose: Path | None) -> None:
     from parotid_seg.errors import OptionError
     from parotid_seg.files import check_not_read, exists, make_folder
     from parotid_seg.runtime.evaluation import masks_in
-    from parotid_seg.runtime.evaluation_record import CSV, JSON
+    from parotid_seg.runtime.evaluation_record import CSV, JSON, is_evaluation
     from parotid_seg.runtime.label_match import RUN, naming_file
     from parotid_seg.runtime.pipeline.ownership import OF_A_RUN
     from parotid_seg.scan.label_set import DESCRIPTION
@@ -111,9 +111,11 @@ def _check_out(out: Path, places: list[Path], dose: Path | None) -> None:
     check_not_read(out, [*masks, *named, *(search([dose]).files if dose and exists(dose) else ())])
     if out.suffix.lower() not in (JSON, CSV):
         raise OptionError(f"--out: found {out.name}, expected a name ending in {JSON} or {CSV}")
-    if out.is_dir():
-        raise OptionError(f"--out: {out}: found a folder, expected a file to make")
+    if exists(out) and not out.is_file():
+        raise OptionError(f"--out: {out}: found {'a folder' if out.is_dir() else 'no file'}, expected a file to make")
     beside = exists(out.parent / RUN) or out.parent.resolve() in {path.parent.resolve() for path in masks}
     if beside and out.name in (*OF_A_RUN, DESCRIPTION):
         raise OptionError(f"--out: {out}: beside masks this is a file of infer or of a data set, expected another name")
+    if exists(out) and not is_evaluation(out):
+        raise OptionError(f"--out: {out}: found a file that is not of evaluate, expected another name")
     make_folder(out.parent)

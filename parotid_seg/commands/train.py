@@ -44,6 +44,8 @@ def train(
         return resume_advice(out)
 
     with one_line_errors(advice), extra("train"), following(quiet) as line:
+        from parotid_seg.models import PACKAGED, model_file
+        from parotid_seg.runtime.engines.model_file import read_model
         from parotid_seg.train.data.data_set import open_data_sets
         from parotid_seg.train.settings import check_init, load_config
 
@@ -53,6 +55,8 @@ def train(
             open_data_sets(data, settings, options.labelled)
             if not options.resume:
                 check_init(settings.init)
+                if settings.init == PACKAGED or settings.init.endswith(".onnx"):
+                    read_model(model_file(settings.init))  # its seal, which training's own reader does not know
 
         from parotid_seg.train.exit_status import report_once
         from parotid_seg.train.stages import train as run

@@ -16,7 +16,7 @@ from parotid_seg.commission.conditions import conditions_of
 from parotid_seg.commission.drift import AGAINST, EXAMPLE, MASKS, begin_in, compare_with, lowest_dsc
 from parotid_seg.commission.expected import expected_record, glands_in
 from parotid_seg.commission.faults import faults_in, signs_of
-from parotid_seg.commission.labelled import Chosen, Labelled
+from parotid_seg.commission.labelled import Chosen
 from parotid_seg.commission.limits import checked
 from parotid_seg.commission.record import (
     NAME,
@@ -42,14 +42,12 @@ from parotid_seg.runtime.label_match import match_labels
 from parotid_seg.runtime.pipeline.executor import Executor
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.ownership import RESULTS
-from parotid_seg.runtime.pipeline.run import Outcome, infer_at
+from parotid_seg.runtime.pipeline.run import OutcomeProgress, infer_at
 from parotid_seg.runtime.report.results import CaseRecord, Results, read_results
 from parotid_seg.scan.intensity import is_ct
 from parotid_seg.scan.nifti import read_mask
 from parotid_seg.scan.volume import Mask
 from parotid_seg.wording import Say, counted
-
-Progress = Callable[[Outcome], None]
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,9 @@ class _New:
     hashes: Hashes
 
 
-def commission(order: Order, *, say: Say = lambda _: None, progress: Progress = lambda _: None) -> CommissionRecord:
+def commission(
+    order: Order, *, say: Say = lambda _: None, progress: OutcomeProgress = lambda _: None
+) -> CommissionRecord:
     """Commission a model, and write commission.json and report.html.
 
     Masks that an interrupted run has made are kept. If the folder holds a complete commissioning, that is moved to
@@ -163,8 +163,7 @@ def commission(order: Order, *, say: Say = lambda _: None, progress: Progress = 
 
     begun = datetime.now(UTC)
     planned = _planned(order)
-    for each in (order.model, order.against):
-        _check_runs(each, order.chosen)
+    _check_models(order)
     make_folder(order.out)
     before = begin_in(order.out, say)
     earlier = order.earlier or before
@@ -230,7 +229,7 @@ def _patients_record(chosen: Chosen, masks: Masks) -> PatientsRecord:
     )
 
 
-def _segmented(order: Order, model: RunnableModel, folder: str, say: Say, progress: Progress) -> Masks:
+def _segmented(order: Order, model: RunnableModel, folder: str, say: Say, progress: OutcomeProgress) -> Masks:
     """Segment all patients as `infer` does.
 
     Raises:
@@ -256,7 +255,7 @@ def _results(
     out: Path,
     options: InferOptions,
     model: RunnableModel,
-    progress: Progress,
+    progress: OutcomeProgress,
     say: Say = lambda _: None,
 ) -> Results:
     """What `infer` makes of some scans, without pictures."""
@@ -265,11 +264,11 @@ def _results(
     return read_results(out / RESULTS)
 
 
-def _check_runs(model: RunnableModel | None, chosen: Chosen) -> None:
-    """Load a model, if there is one, and check that it takes the scans: before anything is moved or computed."""
-    if model is not None:
+def _check_models(order: Order) -> None:
+    """Load the models, and check that they take the scans: before anything is moved or computed."""
+    for model in filter(None, (order.model, order.against)):
         with closing(model.executor()) as executor:
-            _check_channels(executor.contract, chosen)
+            _check_channels(executor.contract, order.chosen)
 
 
 def _check_channels(contract: Contract, chosen: Chosen) -> None:
@@ -282,7 +281,7 @@ def _check_channels(contract: Contract, chosen: Chosen) -> None:
         )
 
 
-def _example(order: Order, contract: Contract, say: Say, progress: Progress) -> MaskRecord | None:
+def _example(order: Order, contract: Contract, say: Say, progress: OutcomeProgress) -> MaskRecord | None:
     """Segment the packaged example, which is the same everywhere; None if the model takes no CT or it is not there."""
     if len(contract.channels) != 1 or not is_ct(contract.channels[0]):
         return None
@@ -300,19 +299,19 @@ def _example(order: Order, contract: Contract, say: Say, progress: Progress) -> 
         say(f"note: the packaged example has no mask: {case.reason}")
         return None
     name = next(iter(case.files))
-    return _mask_record(name, read_mask(out / name)[0], Labelled(scan, Path()), case)
+    return _mask_record(name, read_mask(out / name)[0], case, scan, reference=None)
 
 
 def _voxels_hash(mask: Mask) -> str:
     return hashlib.sha256(f"{mask.shape} ".encode() + mask.tobytes()).hexdigest()
 
 
-def _mask_record(name: str, mask: Mask, patient: Labelled, case: CaseRecord) -> MaskRecord:
+def _mask_record(name: str, mask: Mask, case: CaseRecord, scan: Path, reference: Path | None) -> MaskRecord:
     return MaskRecord(
         mask=name,
         voxels_sha256=_voxels_hash(mask),
-        scan_sha256=hash_file(patient.scan),
-        reference_sha256=hash_file(patient.reference) if patient.reference.name else "",
+        scan_sha256=hash_file(scan),
+        reference_sha256="" if reference is None else hash_file(reference),
         volumes_ml=case.volumes_ml,
     )
 
@@ -329,13 +328,13 @@ def _compared(chosen: Chosen, masks: Masks, evaluation: Evaluation) -> tuple[dic
     for name, case in masks.cases.items():
         patient = chosen.patients[name]
         stored = read_mask(masks.path(name))[0]
-        records[name] = _mask_record(masks.path(name).name, stored, patient, case)
+        records[name] = _mask_record(masks.path(name).name, stored, case, patient.scan, patient.reference)
         mask, reference, _ = evaluation.labels.scored(stored, read_mask(patient.reference)[0])
         signs[name] = signs_of(mask, reference, evaluation.labels.names)
     return records, faults_in(signs, "references")
 
 
-def _against(order: Order, new: _New, planned: Doses | None, say: Say, progress: Progress) -> AgainstRecord:
+def _against(order: Order, new: _New, planned: Doses | None, say: Say, progress: OutcomeProgress) -> AgainstRecord:
     """Compare with the other model, A, on the patients for whom both have a mask."""
     assert order.against
     masks = _segmented(order, order.against, AGAINST, say, progress)

@@ -26,7 +26,7 @@ from parotid_seg.scan.grid import body_centre
 from parotid_seg.scan.labels import is_parotid, is_usual_volume, mirrored_labels, plain_name, side_of
 from parotid_seg.scan.nifti import NiftiScan
 from parotid_seg.scan.sides import WIDEST_MM, width_mm
-from parotid_seg.scan.volume import Mask
+from parotid_seg.scan.volume import Mask, spacing_of
 
 TISSUE_HU = np.array([[-200.0, 300.0]], np.float32)
 LARGEST_GAP_MM = 10.0
@@ -56,7 +56,7 @@ def draw(contoured: Contoured, series: Series, labels: Sequence[str]) -> tuple[M
     """
     path = contoured.structures.path
     drawable = read_rtstruct(path, series)
-    spacing_mm = np.linalg.norm(series.affine[:3, :3], axis=0)
+    spacing_mm = spacing_of(series.affine)
     mask = np.zeros((len(series.slices), series.rows, series.columns), np.uint8)
     flags: list[Flag] = []
     for value, label in enumerate(labels, start=1):

@@ -9,15 +9,18 @@ from typing import Any, Literal
 
 import msgspec
 
-from parotid_seg.files import write_text
+from parotid_seg.errors import RecordError
+from parotid_seg.files import open_input, write_text
 from parotid_seg.metrics import LabelScores
-from parotid_seg.records import Record, convert, finite_or_none, record_text
+from parotid_seg.records import Record, convert, finite_or_none, read_record, record_text
+from parotid_seg.runtime.compare import ComparisonRecord
 from parotid_seg.runtime.evaluation import Evaluation, Mean
 from parotid_seg.tables import write_csv
 
 SCHEMA_VERSION = 1
 JSON, CSV = ".json", ".csv"
 """Endings of files that get a record, and a table."""
+HEAD_BYTES = 64
 
 
 class LabelRecord(Record, frozen=True, kw_only=True):
@@ -97,6 +100,18 @@ def rows_of(result: Evaluation) -> Iterator[Sequence[object]]:
     for case, scores in result.cases.items():
         for name, label in scores.labels.items():
             yield case, name, *(finite_or_none(getattr(label, figure)) for figure in figures)
+
+
+def is_evaluation(path: Path) -> bool:
+    """Whether a regular file is a record or table that `write` has made."""
+    if path.suffix.lower() == CSV:
+        with open_input(path) as file:
+            return file.read(HEAD_BYTES).startswith((b'"case","structure",', b'"structure","figure",'))
+    try:
+        names = read_record(path, dict[str, Any]).keys()
+    except RecordError:
+        return False
+    return any({*kind.__struct_fields__} <= names for kind in (EvaluationRecord, ComparisonRecord))
 
 
 def write(record: Record, rows: Iterator[Sequence[object]], path: Path) -> None:

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from parotid_seg.contract import Contract
 from parotid_seg.dicom.read.series import Series
 from parotid_seg.errors import InputError, OptionError, ScanError
@@ -29,7 +27,7 @@ from parotid_seg.scan.labels import plain_name
 from parotid_seg.scan.nifti import describe
 from parotid_seg.scan.other_formats import is_readable, unread
 from parotid_seg.scan.search import Skipped, search
-from parotid_seg.scan.volume import LPS_TO_RAS, axis_codes
+from parotid_seg.scan.volume import LPS_TO_RAS, axis_codes, spacing_of
 from parotid_seg.wording import by_axes, counted
 
 Facts = dict[str, str]
@@ -176,7 +174,7 @@ def describe_source(series: Source) -> str:
     from parotid_seg.dicom.mr.sequences import sequence_of
     from parotid_seg.dicom.read.facts import WITHHELD
 
-    spacing = by_axes(np.linalg.norm(series.affine[:3, :3], axis=0))
+    spacing = by_axes(spacing_of(series.affine))
     to_ras = LPS_TO_RAS @ series.affine
     kind = f"{sequence_of(series)}, " if series.modality == "MR" else ""
     described = series.facts.description

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parotid_seg.errors import InputError, ScanError
-from parotid_seg.files import hash_file
+from parotid_seg.files import hash_file, is_taken
 from parotid_seg.records import read_record
 from parotid_seg.scan.label_set import DESCRIPTION, LARGEST_VALUE, LabelSet, read_label_set
 from parotid_seg.scan.labels import side_of, structure_words
@@ -228,7 +228,8 @@ def _matched(found: NamedLabels, expected: NamedLabels, places: tuple[Path, Path
 
 def naming_file(place: Path) -> Path | None:
     """The file that names the labels of masks: that of the run that made them (run.json beside them), else that of
-    their data set (dataset.json beside them or in the folder above); None if there is none.
+    their data set (dataset.json beside them or in the folder above); None if there is none. Raises InputError if
+    another thing than a file has such a name.
 
     Args:
         place: their folder, or one mask. Above a folder that is a link is the link's data set, then that of its target.
@@ -236,7 +237,12 @@ def naming_file(place: Path) -> Path | None:
     folder = place.parent if place.is_file() else place
     above = folder.absolute().parent, folder.resolve().parent
     places = (folder / RUN, folder / DESCRIPTION, *(each / DESCRIPTION for each in above))
-    return next((path for path in places if path.is_file()), None)
+    for path in places:
+        if path.is_file():
+            return path
+        if is_taken(path):
+            raise InputError("found no regular file, expected the names of the masks' labels in it", path=path)
+    return None
 
 
 def _labels_beside(place: Path, what: str) -> NamedLabels:

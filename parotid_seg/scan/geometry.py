@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from parotid_seg.errors import ScanError
 from parotid_seg.flags import Flag, FlagCode
-from parotid_seg.scan.volume import Orientation, axis_codes
+from parotid_seg.scan.volume import Orientation, axis_codes, spacing_of
 from parotid_seg.wording import by_axes
 
 Affine = NDArray[np.float64]
@@ -94,7 +94,7 @@ def geometry_of(header: Nifti1Header, path: Path) -> Geometry:
 
 def right_angled(affine: Affine, shape: Sequence[int]) -> Affine:
     """The nearest affine with axes at right angles, and the same spacing and middle of the volume."""
-    lengths = _lengths(affine)
+    lengths = spacing_of(affine)
     u, _, vt = np.linalg.svd(affine[:3, :3] / lengths)
     upright = affine.copy()
     upright[:3, :3] = (u @ vt) * lengths
@@ -149,9 +149,9 @@ def _check_spacing_of(header: Nifti1Header, affine: Affine, path: Path) -> None:
     """Raise ScanError if the spacing of an affine in mm is not that of a head scan."""
     unit = _unit_of(header)
     if unit in ("meter", "micron"):
-        check_spacing(path, _lengths(affine), f"the header's unit is {unit}; are its numbers in mm?")
+        check_spacing(path, spacing_of(affine), f"the header's unit is {unit}; are its numbers in mm?")
     else:
-        check_spacing(path, _lengths(affine))
+        check_spacing(path, spacing_of(affine))
 
 
 def _unit_of(header: Nifti1Header) -> str:
@@ -186,7 +186,7 @@ def _chosen(header: Nifti1Header, path: Path, unit_mm: float) -> tuple[Affine, i
     if _has_spacing(sform, _pixdim(header)):
         return sform, sform_code, [*flags, *_compared(sform, qform, header, unit_mm)]
     spacings = (
-        f"{by_axes(_lengths(sform) * unit_mm)} mm by the sform, {by_axes(_pixdim(header) * unit_mm)} mm by pixdim"
+        f"{by_axes(spacing_of(sform) * unit_mm)} mm by the sform, {by_axes(_pixdim(header) * unit_mm)} mm by pixdim"
     )
     doubt = _doubt(sform, header, unit_mm)
     if not doubt:
@@ -221,7 +221,7 @@ def _assumed(header: Nifti1Header) -> tuple[Affine, Flag]:
     if (
         _is_regular(sform)
         and _has_spacing(sform, _pixdim(header))
-        and not np.allclose(sform[:3, :3], np.diag(_lengths(sform)))
+        and not np.allclose(sform[:3, :3], np.diag(spacing_of(sform)))
     ):
         return sform, Flag(FlagCode.SFORM_WITHOUT_CODE)
     return header.get_base_affine(), Flag(FlagCode.ORIENTATION_UNKNOWN)
@@ -232,7 +232,7 @@ def _doubt(sform: Affine, header: Nifti1Header, unit_mm: float) -> str:
     code = int(header["sform_code"])
     if code in TEMPLATES:
         return f"an sform of code {code} leads to a template's space"
-    if _is_default(_lengths(sform)):
+    if _is_default(spacing_of(sform)):
         return "an sform that was never set has 1 along every axis"
     if not _is_of_head(sform, header, unit_mm):
         low, high = SLICE_RANGE_MM
@@ -264,7 +264,7 @@ def _is_of_head(affine: Affine, header: Nifti1Header, unit_mm: float) -> bool:
 def _slice_size(affine: Affine, header: Nifti1Header) -> tuple[float, float]:
     """Width and height of the slices across the patient's axis, in the header's unit."""
     _, rows, columns = Orientation.from_affine(affine).axes
-    sizes = _lengths(affine) * header.get_data_shape()[:3]
+    sizes = spacing_of(affine) * header.get_data_shape()[:3]
     return float(sizes[columns]), float(sizes[rows])
 
 
@@ -303,7 +303,7 @@ def _agrees(header: Nifti1Header, affine: Affine) -> bool:
     stated = affine.copy()
     stated[:3] /= unit_mm
     off = [_largest_distance(each, stated, header.get_data_shape()) * unit_mm for each in transforms]
-    same_spacing = np.allclose(_pixdim(header), _lengths(stated), rtol=EXACT, atol=0)
+    same_spacing = np.allclose(_pixdim(header), spacing_of(stated), rtol=EXACT, atol=0)
     return bool(off) and all(each <= REPEATED_MM for each in off) and same_spacing
 
 
@@ -318,20 +318,20 @@ def _set(header: Nifti1Header, geometry: Geometry) -> None:
     header["qform_code"] = 0
     for name in TRANSFORMS["qform_code"]:
         header[name] = 0.0
-    header["pixdim"][:4] = (1.0, *_lengths(stated))
+    header["pixdim"][:4] = (1.0, *spacing_of(stated))
 
 
 def _is_regular(affine: Affine) -> bool:
     if not np.isfinite(affine).all():
         return False
-    lengths = _lengths(affine)
+    lengths = spacing_of(affine)
     return bool((lengths > 0).all() and abs(np.linalg.det(affine[:3, :3] / lengths)) > 1e-3)
 
 
 def _has_spacing(affine: Affine, spacing: NDArray[np.float64]) -> bool:
     """Whether a regular affine has a spacing: along its axes or, if they are sheared, perpendicular to the other
     axes."""
-    along, across = _lengths(affine), 1.0 / np.linalg.norm(np.linalg.inv(affine[:3, :3]), axis=1)
+    along, across = spacing_of(affine), 1.0 / np.linalg.norm(np.linalg.inv(affine[:3, :3]), axis=1)
     return bool((np.minimum(abs(along - spacing), abs(across - spacing)) <= SAME_SPACING * spacing).all())
 
 
@@ -349,12 +349,7 @@ def _shear(affine: Affine) -> float:
 
 def _directions(affine: Affine) -> NDArray[np.float64]:
     """Unit vectors of the axes as columns (3, 3)."""
-    return np.asarray(affine[:3, :3] / _lengths(affine))
-
-
-def _lengths(affine: Affine) -> NDArray[np.float64]:
-    """Spacing along the axes (3,)."""
-    return np.asarray(np.linalg.norm(affine[:3, :3], axis=0))
+    return np.asarray(affine[:3, :3] / spacing_of(affine))
 
 
 def _pixdim(header: Nifti1Header) -> NDArray[np.float64]:

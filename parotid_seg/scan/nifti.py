@@ -25,7 +25,7 @@ from parotid_seg.scan.foreign import MOST_VOXELS, foreign
 from parotid_seg.scan.geometry import Geometry, geometry_of, header_in_place
 from parotid_seg.scan.intensity import intensities_of
 from parotid_seg.scan.nifti_file import Stored, read_header, read_stored, shape_in
-from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels, axis_codes
+from parotid_seg.scan.volume import Mask, Orientation, Volume, Voxels, axis_codes, spacing_of
 from parotid_seg.wording import by_axes
 
 ENDINGS = (".nii.gz", ".nii")
@@ -155,7 +155,7 @@ def scan_of(
     """
     shape = shape_in(path, stored.shape, stored.dtype)
     geometry = geometry_in(header, path)
-    spacing_stored = np.linalg.norm(geometry.affine[:3, :3], axis=0)
+    spacing_stored = spacing_of(geometry.affine)
     orientation = Orientation.from_affine(geometry.affine)
     spacing = tuple(float(spacing_stored[axis]) for axis in orientation.axes)
     check_extent(path, tuple(shape[axis] for axis in orientation.axes), spacing)
@@ -168,7 +168,7 @@ def scan_of(
 
 def shear_of(affine: NDArray[np.float64]) -> float:
     """Volume of a voxel over the product of its spacings; below 1 where the axes are not at right angles."""
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    lengths = spacing_of(affine)
     return round(abs(float(np.linalg.det(affine[:3, :3] / lengths))), 6)  # 1 to rounding, else less
 
 
@@ -215,16 +215,15 @@ def read_mask(path: Path, like: NiftiScan | None = None) -> tuple[Mask, tuple[fl
     stored_file = read_stored(path, labels=True)
     affine = geometry_in(stored_file.header, path).affine
     orientation = Orientation.from_affine(affine)
-    stored: NDArray[np.generic] = stored_file.voxels.reshape(
-        shape_in(path, stored_file.voxels.shape, stored_file.voxels.dtype)
-    )
+    voxels = stored_file.voxels
+    stored: NDArray[np.generic] = voxels.reshape(shape_in(path, voxels.shape, voxels.dtype))
     if stored.dtype != np.uint8 or stored_file.scaling:
         stored = intensities_of(stored, stored_file.scaling, path, constant_allowed=True)
     labels = stored.astype(np.uint8, copy=False)
     if labels is not stored and not np.array_equal(labels, stored):
         raise ScanError("not a label map: found values that are not whole numbers from 0 to 255", path=path)
     canonical = np.ascontiguousarray(orientation.to_canonical(labels))
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)[list(orientation.axes)]
+    spacing = spacing_of(affine)[list(orientation.axes)]
     if like is not None:
         check_same_voxels(path, like.path)
     return canonical, (float(spacing[0]), float(spacing[1]), float(spacing[2]))
@@ -266,7 +265,7 @@ def _placed(path: Path) -> _Placed:
     corners = np.empty((8, 3))
     corners[:, axes] = np.array(list(itertools.product((False, True), repeat=3))) ^ np.array(orientation.flips)
     corners_mm = (corners * (shape - 1)) @ affine[:3, :3].T + affine[:3, 3]
-    return _Placed(tuple(shape[axes]), tuple(np.linalg.norm(affine[:3, :3], axis=0)[axes]), corners_mm)
+    return _Placed(tuple(shape[axes]), tuple(spacing_of(affine)[axes]), corners_mm)
 
 
 def write_mask(mask: Mask, scan: NiftiScan, path: Path) -> None:
@@ -324,12 +323,11 @@ def describe(scan: NiftiScan) -> dict[str, str]:
     """The description of a scan in a file of any readable format for `inspect`, as labels and values."""
     volume = scan.volume
     affine = scan.geometry.affine
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
     found = {
         "file": str(scan.path),
         "kind": "NIfTI scan",
         "shape": " x ".join(map(str, scan.header.get_data_shape())),
-        "spacing": f"{by_axes(spacing)} mm",
+        "spacing": f"{by_axes(spacing_of(affine))} mm",
         "voxel axes run to": axis_codes(affine),
         "stored as": str(scan.header.get_data_dtype()),
         "intensities": f"{volume.voxels.min():g} to {volume.voxels.max():g}",

@@ -139,7 +139,8 @@ def unread(path: Path) -> str:
         found = _pair_without(path, NAMES[path.suffix.lower()])
         return f"not read: {found}; convert it to NIfTI" if found else ""
     if name.endswith(VTK):
-        return "not read: VTK image; convert it to NIfTI" * any(each in _start(path).lower() for each in VTK_IMAGES)
+        is_image = any(each in _start(path).lower() for each in VTK_IMAGES)
+        return "not read: VTK image; convert it to NIfTI" if is_image else ""
     return unread_by_name(path) or ("" if path.suffix.lower() in NO_SCANS else _unread_by_content(path))
 
 
@@ -147,8 +148,9 @@ def unread_by_name(path: Path) -> str:
     """As `unread`, without opening the file."""
     name = path.name.lower()
     if name.endswith(COMPRESSED):
-        inner = name.rpartition(".")[0]
-        return f"not read: compressed otherwise than .nii.gz ({path.suffix}); unpack it" * inner.endswith(INSIDE)
+        if not name.rpartition(".")[0].endswith(INSIDE):
+            return ""
+        return f"not read: compressed otherwise than .nii.gz ({path.suffix}); unpack it"
     description = next((kind for ending, kind in NAMES.items() if name.endswith(ending)), "")
     return f"not read: {description}; convert it to NIfTI" if description else ""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from parotid_seg.errors import ScanError, system_reason
-from parotid_seg.files import special_kind
+from parotid_seg.files import identity_of, special_kind
 
 # fmt: off
 NO_SCANS = frozenset((
@@ -249,10 +249,7 @@ class _Walk:
 
 
 def _identity(path: Path) -> Identity:
-    try:
-        return _identity_of(path.stat(), os.path.realpath(path))
-    except OSError:
-        return os.path.realpath(path)
+    return identity_of(path) or os.path.realpath(path)
 
 
 def _identity_of(status: os.stat_result, real: str) -> Identity:

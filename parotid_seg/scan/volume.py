@@ -96,6 +96,11 @@ class Volume:
         return replace(self, voxels=np.broadcast_to(np.zeros((), self.voxels.dtype), self.voxels.shape))
 
 
+def spacing_of(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distances between voxels along the storage axes (3,), in the unit of a (4, 4) affine."""
+    return np.asarray(np.linalg.norm(affine[:3, :3], axis=0))
+
+
 def axis_codes(affine: NDArray[np.float64]) -> str:
     """Directions of the storage axes as text, such as "LPI"."""
     return "".join(str(code) for code in aff2axcodes(affine))

@@ -81,6 +81,8 @@ def read_model_weights(source: str) -> ModelWeights:
         raise InputError(
             f"--init {source}: its weights are quantised to INT8; expected an fp32 or fp16 model, or best.pt"
         )
+    if any(each.data_location == onnx.TensorProto.EXTERNAL for each in model.graph.initializer):
+        raise InputError(f"--init {source}: its weights lie in another file (external data), expected all within it")
     constants = {_plain(each.name): to_array(each) for each in model.graph.initializer}
     floats = {name: value.astype("float32") for name, value in constants.items() if value.dtype.kind in "fV"}
     return ModelWeights(contract, {name: torch.from_numpy(value) for name, value in floats.items()})

@@ -2,7 +2,9 @@
 structures that were not written."""
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -209,6 +211,25 @@ def test_files_that_name_labels_are_not_replaced(command: Run, folders: Path, na
     assert f"{place}: cannot be written: it is one of the files that are read" in done.stderr
 
 
+@pytest.mark.parametrize("compared", [False, True])
+def test_records_and_tables_of_evaluate_are_replaced(command: Run, folders: Path, compared: bool) -> None:
+    words = ["evaluate", folders / "predictions", folders / "references"]
+    words += ["--references", folders / "references"] if compared else []
+    for name in ("scores.json", "scores.csv"):
+        for _ in range(2):
+            assert command(*words, "--out", folders / name).returncode == 0
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "fifo"])
+def test_names_of_labels_in_what_is_no_file_are_refused(
+    command: Run, folders: Path, make: Callable[[Path], None]
+) -> None:
+    make(folders / "references" / "dataset.json")
+    done = command("evaluate", folders / "predictions", folders / "references")
+    assert done.returncode == 1
+    assert "dataset.json: found no regular file, expected the names of the masks' labels in it" in done.stderr
+
+
 def test_names_are_printed_as_they_are(command: Run, folders: Path) -> None:
     """Square brackets and colons are no markup."""
     for place in ("references", "predictions"):
@@ -228,6 +249,9 @@ def test_names_are_printed_as_they_are(command: Run, folders: Path) -> None:
     [
         ("scores.xlsx", 2, "expected a name ending in .json or .csv"),
         ("folder.json", 2, "found a folder, expected a file to make"),
+        ("mine.json", 2, "found a file that is not of evaluate, expected another name"),
+        ("mine.csv", 2, "found a file that is not of evaluate, expected another name"),
+        ("predictions/.written.json", 2, "found a file that is not of evaluate, expected another name"),
         ("predictions/results.json", 2, "a file of infer or of a data set"),
         ("predictions/dataset.json", 2, "a file of infer or of a data set"),
         ("run/summary.csv", 2, "a file of infer or of a data set"),
@@ -240,6 +264,9 @@ def test_an_output_that_cannot_be_is_refused_before_any_work(
     for folder in ("folder.json", "run"):
         (folders / folder).mkdir()
     (folders / "run" / "run.json").write_text("{}")
+    (folders / "mine.json").write_text(json.dumps({"train": ["a"], "test": ["b"]}))
+    (folders / "mine.csv").write_text("case,age\na,50\n")
+    (folders / "predictions" / ".written.json").write_text("[]")
     (folders / "references" / "a.nii.gz").write_bytes(b"no mask, which is told by work")
     before = {path: path.is_file() and path.read_bytes() for path in folders.rglob("*")}
     done = command("evaluate", folders / "predictions", folders / "references", "--out", folders / name)

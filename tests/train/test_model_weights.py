@@ -1,6 +1,7 @@
 """A model file as the start of a training: the same network again, or a reason why not."""
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import helper
+from onnx import TensorProto, helper
 from torch import nn
 
 from parotid_seg.contract import METADATA_KEY, Contract
@@ -25,6 +26,7 @@ from parotid_seg.train.model_weights import network_weights, read_model_weights,
 from parotid_seg.train.network import ParotidNet
 from parotid_seg.train.settings import load_config
 from parotid_seg.train.transfer import start_from, training_of
+from tests.command_line import Run
 
 GLANDS = ("background", "parotid_left", "parotid_right")
 
@@ -120,6 +122,15 @@ def changed(path: Path) -> Iterator[tuple[Path, str]]:
     del model.metadata_props[:]
     onnx.save(model, path / "bare.onnx")
     yield path / "bare.onnx", "without parotid-seg's contract"
+    model = onnx.load_model_from_string(content)
+    weights = model.graph.initializer[0]
+    weights.ClearField("raw_data")
+    weights.data_location = TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value="elsewhere.bin")
+    graph_sha256 = hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
+    helper.set_model_props(model, {METADATA_KEY: dataclasses.replace(contract, graph_sha256=graph_sha256).to_json()})
+    (path / "external.onnx").write_bytes(model.SerializeToString())
+    yield path / "external.onnx", "its weights lie in another file"
     yield path / "gone.onnx", "expected scratch, packaged, imagenet or a file"
 
 
@@ -128,6 +139,16 @@ def test_what_is_no_start_is_named(net: ParotidNet, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=words) as error:
             start_from(str(path), net.unet, ("encoder",))
         assert str(path) in str(error.value)
+
+
+def test_a_changed_contract_is_refused_by_the_command(command: Run, balls: Path, tmp_path: Path) -> None:
+    content = DEFAULT_MODEL.read_bytes()
+    assert content.count(b"-200.0") == 1
+    (tmp_path / "changed.onnx").write_bytes(content.replace(b"-200.0", b"-100.0"))
+    done = command("train", balls, "--out", tmp_path / "run", "--init", tmp_path / "changed.onnx")
+    assert done.returncode == 1
+    assert "its seal, a hash over contract and graph, does not match" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_network_of_other_sizes(small_config: Path) -> None:

@@ -25,7 +25,7 @@ from parotid_seg.flags import Flag, FlagCode
 from parotid_seg.scan.geometry import check_spacing
 from parotid_seg.scan.nifti import MIN_DEPTH_MM, check_extent
 from parotid_seg.scan.search import DICOM_ENDINGS, STRAY, Skipped, folder_of_files, printable
-from parotid_seg.scan.volume import Orientation
+from parotid_seg.scan.volume import Orientation, spacing_of
 
 
 @dataclass(frozen=True)
@@ -354,7 +354,7 @@ def _with_remarks(volume: _Volume, gathered: _Gathered, shared: Container[str]) 
 def _is_head_scan(volume: _Volume, gathered: _Gathered) -> bool:
     """Whether the geometry can be that of a head scan, by the rules for NIfTI files."""
     series, kind = volume.series, f"{volume.owner.modality} series"
-    spacing = np.linalg.norm(series.affine[:3, :3], axis=0)
+    spacing = spacing_of(series.affine)
     axes = Orientation.from_affine(series.affine).axes
     shape = (len(series.slices), series.rows, series.columns)
     try:

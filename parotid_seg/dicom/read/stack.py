@@ -21,7 +21,7 @@ from parotid_seg.dicom.read.groups import MODALITIES
 from parotid_seg.dicom.read.layout import check_size
 from parotid_seg.dicom.read.values import NotAnImage, Unusable
 from parotid_seg.files import open_input
-from parotid_seg.wording import by_axes
+from parotid_seg.wording import by_axes, counted
 
 SAME_MM = 0.01
 """Most mm between images at one position."""
@@ -302,9 +302,9 @@ def _check_even(heights: NDArray[np.float64]) -> None:
         gaps = np.flatnonzero(counts > 1)
         places = [heights[gap] + one * number for gap in gaps for number in range(1, min(counts[gap], MOST_NAMED + 2))]
         missing = int((counts - 1).sum())
-        named = ", ".join(f"{place:.2f}" for place in places[:MOST_NAMED]) + ", ..." * (missing > MOST_NAMED)
-        what = f"{missing} slice{'s' * (missing > 1)} missing"
-        raise Unusable(f"{what}, at {named} mm along the slices' normal (spacing {one:.4g} mm)")
+        named = [f"{place:.2f}" for place in places[:MOST_NAMED]] + (["..."] if missing > MOST_NAMED else [])
+        what = f"{counted(missing, 'slice')} missing"
+        raise Unusable(f"{what}, at {', '.join(named)} mm along the slices' normal (spacing {one:.4g} mm)")
     ordered = np.sort(steps)
     distances = np.split(ordered, np.flatnonzero(np.diff(ordered) > allowed) + 1)
     if len(distances) > MOST_NAMED:

@@ -21,6 +21,7 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 
 from parotid_seg.errors import ScanError
+from parotid_seg.wording import counted
 
 LONGEST_UID = 64
 ASCII = frozenset(("AS", "CS", "DA", "DS", "IS", "TM", "UI"))
@@ -90,7 +91,7 @@ def _numbers(values: list[Any], keyword: str, count: int) -> tuple[float, ...]:
     except (TypeError, ValueError, OverflowError):
         numbers = ()
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise Unusable(f"no usable {keyword}, expected {count} number{'s' * (count != 1)}")
+        raise Unusable(f"no usable {keyword}, expected {counted(count, 'number')}")
     return numbers
 
 

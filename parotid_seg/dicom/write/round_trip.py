@@ -27,7 +27,7 @@ from parotid_seg.dicom.read.stack import UNEVEN_MM
 from parotid_seg.errors import ScanError
 from parotid_seg.metrics import dice
 from parotid_seg.scan.codes import ALL_ROIS, LONGEST_LINE, Rois, Structure, plain, structures_of
-from parotid_seg.scan.volume import Mask
+from parotid_seg.scan.volume import Mask, spacing_of
 
 Kind = Literal["rtstruct", "binary", "labelmap"]
 
@@ -92,7 +92,7 @@ def _check_planes(planes: tuple[Plane, ...], series: Series, shown: Path) -> Non
         voxels = np.column_stack([np.full(len(corners), index), corners])
         expected = voxels @ series.affine[:3, :3].T + series.affine[:3, 3]
         off_mm = float(np.linalg.norm(plane.to_patient(corners) - expected, axis=1).max())
-        most_mm = max(UNEVEN_MM, SLICE_OFF * min(np.linalg.norm(series.affine[:3, :3], axis=0)))
+        most_mm = max(UNEVEN_MM, SLICE_OFF * min(spacing_of(series.affine)))
         if off_mm > most_mm:
             raise ScanError(
                 f"found {series.slices[index].path.name} {off_mm:.3f} mm from where the series has it, "

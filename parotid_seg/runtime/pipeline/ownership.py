@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from parotid_seg.errors import OutputError
-from parotid_seg.files import Identity, hash_file, identity_of, is_real_file, is_taken, read_input, write_text
+from parotid_seg.files import Identity, exists, hash_file, identity_of, is_real_file, is_taken, read_input, write_text
 from parotid_seg.runtime.formats.mask_formats import FORMATS, NIFTI
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.journal import NAME as JOURNAL
@@ -28,6 +28,10 @@ NAME = ".written.json"
 SUMMARY, RUN, RESULTS, PAGE, LABELS = "summary.csv", "run.json", "results.json", "report.html", "itk-snap-labels.txt"
 OF_A_RUN = (SUMMARY, RUN, RESULTS, PAGE, LABELS)
 """Files that a run writes in addition to those of its cases."""
+
+
+MOST_BYTES = 2**28
+"""Size of the largest record of files that is read: of millions of them."""
 
 
 class Written:
@@ -56,6 +60,8 @@ class Written:
         if not is_taken(path):
             return []
         try:
+            if path.lstat().st_size > MOST_BYTES:
+                return []
             return msgspec.json.decode(read_input(path, follow=False), type=list[str])
         except (msgspec.MsgspecError, RecursionError, UnicodeError):
             return []
@@ -216,12 +222,32 @@ def remove_outdated_pictures(entry: Entry, work: WorkerConfig, written: Written)
                 (work.out / name).unlink()
 
 
-def what_stays(entries: Iterable[Entry], work: WorkerConfig, written: Written) -> list[str]:
+def not_found_again(known: Iterable[Entry], current: Iterable[str], scans: Iterable[Path]) -> list[str]:
+    """Done cases of earlier runs whose folder or file is there and was searched, but whose scan was not found.
+
+    Args:
+        known: all cases of the output folder.
+        current: names of this run's cases.
+        scans: the files and folders of this run.
+    """
+    searched, names = [scan.resolve() for scan in scans], {*current}
+    return [
+        entry.case
+        for entry in known
+        if entry.status == "done" and entry.case not in names and exists(place := Path(entry.place))
+        if any(place.is_relative_to(each) for each in searched)
+    ]
+
+
+def what_stays(
+    entries: Iterable[Entry], work: WorkerConfig, written: Written, not_found: Sequence[str] = ()
+) -> list[str]:
     """Sentences on files of earlier runs that are not part of this run's results, on pictures that are missing, and on
     mean doses of earlier runs.
 
     Args:
         entries: of this run's cases.
+        not_found: see `not_found_again`.
         work: the run's configuration.
         written: the files of parotid-seg in the folder.
     """
@@ -234,6 +260,11 @@ def what_stays(entries: Iterable[Entry], work: WorkerConfig, written: Written) -
     if stays:
         files_stay = "1 file of an earlier run stays" if len(stays) == 1 else f"{len(stays)} files of earlier runs stay"
         lines.append(f"{files_stay} beside the results of this run and may differ from them: {some_of(stays)}")
+    if not_found:
+        lines.append(
+            f"{counted(len(not_found), 'case')} of earlier runs, not found among these scans: "
+            f"{some_of(not_found)}; their masks stay, and may be of a scan that was changed or is refused now"
+        )
     whole = [entry.case for entry in entries if entry.mask and is_real_file(work.out / entry.mask)]
     without = [case for case in whole if not is_real_file(work.out / pictures_of(case)[0])]
     if work.options.pictures and without:

@@ -31,11 +31,12 @@ from parotid_seg.runtime.pipeline.ownership import (
     Written,
     has_masks,
     names_of,
+    not_found_again,
     remove_outdated_pictures,
     to_replace,
     what_stays,
 )
-from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, CaseRequest, WorkerConfig, failed
+from parotid_seg.runtime.pipeline.protocol.messages import PICTURES, CaseRequest, WorkerConfig, failed, refused_input
 from parotid_seg.runtime.pipeline.sources import Scan
 from parotid_seg.runtime.pipeline.worker_process import WorkerStarter
 from parotid_seg.runtime.pipeline.writers import is_result
@@ -68,6 +69,10 @@ class Outcome:
     number: int
     total: int
     machine: bool = False
+
+
+OutcomeProgress = Callable[[Outcome], None]
+"""Takes the outcome of each case when it is finished."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ def infer(
     *,
     model_name: str = "",
     say: Say = lambda _: None,
-    progress: Callable[[Outcome], None] = lambda _: None,
+    progress: OutcomeProgress = lambda _: None,
     workers: WorkerStarter | None = None,
 ) -> Summary:
     """Segment scans into `out` on this machine.
@@ -146,7 +151,7 @@ def infer_at(
     find: Callable[..., tuple[list[Scan], list[ScanError]]] = find_scans,
     model_name: str = "",
     say: Say = lambda _: None,
-    progress: Callable[[Outcome], None] = lambda _: None,
+    progress: OutcomeProgress = lambda _: None,
 ) -> Summary:
     """Segment scans into `out`.
 
@@ -171,13 +176,10 @@ def infer_at(
     options.rois.check(executor.contract.labels)
     run = _Run(out, executor, options, say, progress)
     scans_found, errors = find(scans, executor.contract.channels, ignore=run.results(scans), skip=run.skip)
-    refused = [_refused(error) for error in errors]
+    refused = [refused_input(error) for error in errors]
     run.total = len(scans_found) + len(refused)
     if not scans_found:
-        if len(refused) < 2:
-            raise InputError(refused[0].failure if refused else "no scan was named")
-        run.refuse(refused)
-        raise InputError(f"nothing was segmented: none of {len(refused)} scans and files is usable")
+        raise run.without_scans(refused)
     options.outputs.check_some(scan[0] for scan in scans_found)
     doses = _doses_below(options.dose) if options.dose else None
     make_folder(out)
@@ -196,7 +198,6 @@ def infer_at(
             executor.close()
             _remove_partials(out)
             run.write_results(scans, model_name, cases, patients)
-            run.say_what_stays()
             run.written.close()
     return Summary(**run.counts, out=out, replaced=run.replaced, not_used=run.not_used)
 
@@ -205,7 +206,7 @@ class _Run:
     """The state of a run."""
 
     def __init__(
-        self, out: Path, executor: Executor, options: InferOptions, say: Say, progress: Callable[[Outcome], None]
+        self, out: Path, executor: Executor, options: InferOptions, say: Say, progress: OutcomeProgress
     ) -> None:
         self.begun = datetime.now(UTC)
         self.journal = Journal(out)
@@ -253,6 +254,13 @@ class _Run:
         for entry in entries:
             self.tell("failed", entry)
 
+    def without_scans(self, refused: Sequence[Entry]) -> InputError:
+        """The error of a run in which nothing can be used; several inputs are reported first."""
+        if len(refused) < 2:
+            return InputError(refused[0].failure if refused else "no scan was named")
+        self.refuse(refused)
+        return InputError(f"nothing was segmented: none of {len(refused)} scans and files is usable")
+
     def say_what_is_ignored(self) -> None:
         """Report invalid lines of the journal."""
         if lost := self.journal.unusable:
@@ -262,11 +270,6 @@ class _Run:
         """Report earlier results that will be replaced."""
         writable = [case for case in cases if case.name not in self._blocked]
         for line in to_replace(writable, self.journal.entries.get, self.work):
-            self._say(line)
-
-    def say_what_stays(self) -> None:
-        """Report earlier results that are not part of this run's."""
-        for line in what_stays(self._entries, self.work, self.written):
             self._say(line)
 
     def with_doses(self, cases: list[Case], doses: Doses | None) -> list[Case]:
@@ -356,7 +359,7 @@ class _Run:
         cases: Sequence[Case],
         patients: Mapping[str, PatientIdentity] | None,
     ) -> None:
-        """Write what a run writes beside its masks: tables, record and report."""
+        """Write what a run writes beside its masks, tables, record and report, and say what stays of earlier runs."""
         out, options, labels = self.work.out, self.work.options, self._executor.contract.labels
         if NIFTI in options.outputs.formats:
             write_itksnap_labels(labels, out / LABELS, options.rois)
@@ -370,24 +373,21 @@ class _Run:
         )
         write_record(record, out / RUN)
         unusable = (entry for entry in self._entries if not entry.case)
-        results = results_of([*self.journal.entries.values(), *unusable], record, patients or {})
+        not_found = not_found_again(self.journal.entries.values(), order, scans)
+        results = results_of([*self.journal.entries.values(), *unusable], record, patients or {}, not_found)
         write_record(results, out / RESULTS)
         if options.report:
             from parotid_seg.runtime.report.page import write_report
 
             write_report(results, out, options.rois)
+        for line in what_stays(self._entries, self.work, self.written, not_found):
+            self._say(line)
 
 
 def _doses_below(place: Path) -> Doses:
     from parotid_seg.runtime.doses import Doses
 
     return Doses.below(place)
-
-
-def _refused(error: ScanError) -> Entry:
-    """The entry of an input that `find_scans` reports as unusable."""
-    path = str(error.path or "")
-    return Entry(case="", source=path, key="", status="failed", reason=error.reason, path=path)
 
 
 def _remove_partials(out: Path) -> None:

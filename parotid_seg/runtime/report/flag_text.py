@@ -179,6 +179,11 @@ TEXTS: dict[FlagCode, FlagText] = {
         "the images that the RTSTRUCT was drawn on are not there; it was matched to the only scan in its frame of "
         "reference, which may be another scan of the patient",
     ),
+    FlagCode.SCAN_NOT_FOUND: FlagText(
+        4,
+        "of an earlier run: the last run searched its folder and did not find this scan, which was removed, replaced "
+        "or changed, or is refused now",
+    ),
     FlagCode.CONTOURS_OVER_EDGE: FlagText(
         2, "{structure}: {value:.0f} of {detail} contours extend beyond the slices' edges and are clipped"
     ),

@@ -6,7 +6,7 @@ them (`records.schema_text`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -284,7 +284,10 @@ class Results(Record, frozen=True, kw_only=True):
 
 
 def results_of(
-    entries: Iterable[Entry], run: RunRecord, patients: Mapping[str, PatientIdentity] = MappingProxyType({})
+    entries: Iterable[Entry],
+    run: RunRecord,
+    patients: Mapping[str, PatientIdentity] = MappingProxyType({}),
+    not_found: Collection[str] = (),
 ) -> Results:
     """The record of an output folder.
 
@@ -292,8 +295,9 @@ def results_of(
         entries: of all cases.
         run: see `RunRecord`.
         patients: by case, for those to be shown.
+        not_found: cases of earlier runs whose scans the last run did not find.
     """
-    cases = [_case(entry, patients.get(entry.case)) for entry in entries]
+    cases = [_case(entry, patients.get(entry.case), entry.case in not_found) for entry in entries]
     return Results(schema_version=1, run=run, cases=tuple(sorted(cases, key=lambda case: case.rank)))
 
 
@@ -306,13 +310,15 @@ def read_results(path: Path) -> Results:
     return read_record(path, Results, version=SCHEMA_VERSION, most_bytes=2**30)
 
 
-def _case(entry: Entry, patient: PatientIdentity | None) -> CaseRecord:
+def _case(entry: Entry, patient: PatientIdentity | None, not_found: bool) -> CaseRecord:
     failed = entry.status == "failed"
     ratio = ratio_of_sides(entry.volumes_ml)
     flags = entry.flags
     said = {FlagCode.SIDES_DIFFER, FlagCode.STRUCTURE_MISSING}.intersection(flag.code for flag in flags)
     if ratio and ratio > LARGEST_RATIO and not said:
         flags = (*flags, Flag(FlagCode.SIDES_DIFFER, value=ratio))  # earlier versions did not record it
+    if not_found:
+        flags = (*flags, Flag(FlagCode.SCAN_NOT_FOUND))
     path = entry.place if entry.path == entry.source else entry.path
     ran = {"backend": entry.backend, "device": entry.device, "precision": entry.precision}
     return CaseRecord(

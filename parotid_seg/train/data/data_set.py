@@ -241,7 +241,7 @@ def _description(path: Path) -> dict[str, Any]:
 
 def _ending(description: Mapping[str, Any], path: Path) -> str:
     ending = description.get("file_ending")
-    if not isinstance(ending, str) or not ending.startswith("."):
+    if not isinstance(ending, str) or not re.fullmatch(r"(\.\w+)+", ending):
         what = f"file_ending: found {ending!r}" if "file_ending" in description else "found no key 'file_ending'"
         raise InputError(f"{what}, expected the end of the files' names such as '.nii.gz'", path=path)
     return ending

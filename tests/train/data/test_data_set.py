@@ -105,6 +105,7 @@ def rewrite(path: Path, **changes: Any) -> None:
         ),
         (lambda d: rewrite(d / "dataset.json", channel_names={"1": "CT"}), r"channel_names: found the keys \['1'\]"),
         (lambda d: rewrite(d / "dataset.json", file_ending=None), "file_ending: found None, expected the end of"),
+        (lambda d: rewrite(d / "dataset.json", file_ending=".**"), r"file_ending: found '\.\*\*', expected the end of"),
         (
             lambda d: rewrite(d / "dataset.json", labels={"gland": 0, "tumour": 1}),
             "expected 'background' with the number 0",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from parotid_seg.contract import Contract
+from parotid_seg.errors import ScanError
 from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.pipeline.discovery import Case
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
@@ -106,3 +107,9 @@ def failed(case: Case, reason: str, key: str = "", *, path: Path | str | None = 
         path: the file or folder that caused the failure; None for the scan's place.
     """
     return replace(entry_of(case, key, "failed"), reason=reason, path=str(path or place_of(case.scan[0])))
+
+
+def refused_input(error: ScanError) -> Entry:
+    """The entry of an input that is not a usable scan, and so not a case."""
+    path = str(error.path or "")
+    return Entry(case="", source=path, key="", status="failed", reason=error.reason, path=path)

@@ -23,6 +23,7 @@ from parotid_seg.runtime.engines.base import Backend
 from parotid_seg.runtime.formats.mask_formats import FORMATS
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.run import infer
+from parotid_seg.runtime.report.results import read_results
 from tests.command_line import Run
 from tests.dicom_example import Ran, few_slices, resampled, run, slices_of_image, write_image
 from tests.dicom_series import lay, write_series, write_twin
@@ -260,6 +261,28 @@ def test_a_format_for_none_of_the_scans_leaves_results_as_they_are(
     with pytest.raises(InputError, match=r"^--format rtstruct: .* found only NIfTI files, expected DICOM series$"):
         run(model, tmp_path / "scan.nii.gz", tmp_path / "out", "nifti", "rtstruct")
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+def test_a_done_case_whose_scan_is_refused_now_is_named_and_flagged(
+    model: Backend, small: nibabel.Nifti1Image, tmp_path: Path
+) -> None:
+    """A slice is lost between two runs: the mask of the whole series must not look like one of the last run."""
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    written = write_image(scans / "one", small)
+    write_image(scans / "two", small, uids="2")
+    run(model, scans, out, "rtstruct")
+    assert "scan_not_found" not in (out / "results.json").read_text()
+    shutil.rmtree(scans / "two")
+    written[3].unlink()
+    write_image(scans / "three", small, uids="3")
+    again = run(model, scans, out, "rtstruct")
+    lines = [line for line in again.lines if "not found among these scans" in line]
+    assert [line.partition(";")[0] for line in lines] == ["1 case of earlier runs, not found among these scans: one"]
+    cases = {case.case: case for case in read_results(out / "results.json").cases}
+    assert [flag.code for flag in cases["one"].flags][-1] == "scan_not_found"
+    assert "scan_not_found" not in {flag.code for name in ("two", "three") for flag in cases[name].flags}
+    elsewhere = run(model, scans / "three", out, "rtstruct")
+    assert not any("not found among" in line for line in elsewhere.lines)
 
 
 TILT, TURN = np.deg2rad((15, 10))

@@ -13,6 +13,7 @@ from parotid_seg.errors import OutputError
 from parotid_seg.models import DEFAULT_MODEL
 from parotid_seg.runtime.engines.base import ExecutionInfo
 from parotid_seg.runtime.engines.model_file import read_model
+from parotid_seg.runtime.pipeline import ownership
 from parotid_seg.runtime.pipeline.case_runner import run_case
 from parotid_seg.runtime.pipeline.infer_options import InferOptions
 from parotid_seg.runtime.pipeline.protocol.messages import CaseRequest, CaseResult, WorkerConfig
@@ -154,6 +155,16 @@ def test_without_a_record_masks_of_the_journal_are_ours(run: Callable[..., Summa
 def test_a_damaged_record_is_none(content: bytes, run: Callable[..., Summary], scans: Path, out: Path) -> None:
     (out / ".written.json").write_bytes(content)
     (out / "summary.csv").write_text("theirs")
+    with pytest.raises(OutputError, match=r"summary\.csv: exists"):
+        run(scans, out)
+
+
+def test_a_record_that_is_too_large_is_not_read(
+    run: Callable[..., Summary], scans: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ownership, "MOST_BYTES", 10)
+    (out / ".written.json").write_text('["summary.csv"]')
+    (out / "summary.csv").write_text("ours, by the record")
     with pytest.raises(OutputError, match=r"summary\.csv: exists"):
         run(scans, out)
 
