@@ -8,8 +8,6 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from parotid_seg.dicom.mr.acquisition import acquisition_of
 from parotid_seg.dicom.mr.sequences import UNCLEAR, name_of
 from parotid_seg.dicom.phi_safe import phi_safe
