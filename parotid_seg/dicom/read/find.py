@@ -154,8 +154,13 @@ def find_series(files: Iterable[Path], takes: Takes = Takes()) -> Found:
     volumes = _without_derived(volumes, gathered)
     shared = _shared(gathered)
     series = [_with_remarks(each, gathered, shared) for each in volumes]
-    series.sort(key=lambda each: (str(each.folder), each.number or 0, each.key))
+    series.sort(key=lambda each: (str(each.folder), each.number or 0, _natural(each.key)))
     return Found(tuple(series), gathered.left_out())
+
+
+def _natural(text: str) -> list[str | int]:
+    """A text for sorting, in which 2 comes before 10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
 
 
 def _skip_strays(gathered: _Gathered) -> None:

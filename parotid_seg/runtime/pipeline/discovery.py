@@ -226,8 +226,8 @@ def name_cases(scans: Sequence[Scan], taken: Mapping[str, Path]) -> list[Case]:
     """Give every scan a unique name, also where a file system ignores case or the form of accents.
 
     NIfTI files keep their names. DICOM series get the name of their folder; if it holds several scans, with the series'
-    number, or for scans of several series with a short name of the study. Scans of equal names are distinguished by the
-    folders above them, and by a number if that is not enough.
+    number and what distinguishes volumes of one series, or for scans of several series with a short name of the study.
+    Scans of equal names are distinguished by the folders above them, if these differ, and else by a number.
 
     Args:
         scans: with absolute paths; the first channel counts.
@@ -240,12 +240,14 @@ def name_cases(scans: Sequence[Scan], taken: Mapping[str, Path]) -> list[Case]:
     own_names = {
         place: _own_name(scan, name_paths[place], uses[name_paths[place]] == 1) for place, scan in by_place.items()
     }
+    equal = Counter((name_paths[place], _folded(name)) for place, name in own_names.items())
+    for place, scan in by_place.items():
+        if isinstance(scan[0], Series) and equal[name_paths[place], _folded(own_names[place])] > 1:
+            own_names[place] += f"_{scan[0].key}"
     names = {place: _short(name) for place, name in own_names.items()}
     above = {place: path.parts[1:-1] for place, path in name_paths.items()}
     depth = 1
-    while depth < 8 and (
-        doubled := {each for each, count in Counter(map(_folded, names.values())).items() if count > 1}
-    ):
+    while depth < 8 and (doubled := _in_several_folders(names, above)):
         for place, name in names.items():
             if _folded(name) in doubled and len(above[place]) >= depth:
                 names[place] = _short("_".join((*above[place][-depth:], own_names[place])))
@@ -264,6 +266,19 @@ def name_cases(scans: Sequence[Scan], taken: Mapping[str, Path]) -> list[Case]:
         owners[_folded(name)] = place
         cases.append(Case(name, scan))
     return cases
+
+
+def _in_several_folders(names: Mapping[Path, str], above: Mapping[Path, tuple[str, ...]]) -> set[str]:
+    """The folded names that scans of different folders have.
+
+    Args:
+        names: by the scans' places.
+        above: the folders above each scan.
+    """
+    folders: dict[str, set[tuple[str, ...]]] = {}
+    for place, name in names.items():
+        folders.setdefault(_folded(name), set()).add(above[place])
+    return {name for name, found in folders.items() if len(found) > 1}
 
 
 def _place_named(scan: Scan) -> Path:
@@ -289,8 +304,11 @@ def _own_name(scan: Scan, name_path: Path, alone: bool) -> str:
         return name if is_plain_name(name) else source.name
     if alone:
         return name_path.name or source.key
-    number = series_key(source.study_uid) if len(scan) > 1 else source.number
-    return f"{name_path.name}_{source.key if number is None else number}"
+    if len(scan) > 1:
+        return f"{name_path.name}_{series_key(source.study_uid)}"
+    if source.number is None:
+        return f"{name_path.name}_{source.key}"
+    return "_".join(filter(None, (name_path.name, str(source.number), source.part)))
 
 
 def _folded(name: str) -> str:

@@ -4,8 +4,10 @@ import dataclasses
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from parotid_seg.dicom.read.series import Series, SeriesFacts
 from parotid_seg.runtime.pipeline.discovery import find_scans, name_cases
 from parotid_seg.runtime.pipeline.sources import hash_source
 from tests.dicom_series import ct_voxels, write_series
@@ -45,6 +47,25 @@ def test_equal_names_are_told_apart() -> None:
     paths = [Path("/d/p1/ct.nii.gz"), Path("/d/p2/ct.nii.gz"), Path("/d/p2/other_0000.nii.gz"), Path("/e/p1/ct.nii")]
     names = [case.name for case in name_cases([(path,) for path in paths], taken={})]
     assert names == ["d_p1_ct", "p2_ct", "other", "e_p1_ct"]
+
+
+def volume(series_uid: str, number: int | None, part: str = "") -> Series:
+    facts = SeriesFacts("CT", number)
+    return Series((), 1, 1, np.eye(4), "CT", facts, series_uid, "1", "1", number, Path("/a/b/4dct"), part)
+
+
+def test_volumes_of_a_series_are_named_after_what_distinguishes_them() -> None:
+    """Not by a running number, which would be taken for that of the phase."""
+    phases = [(volume("1.2", 3, f"time-{number}"),) for number in (1, 2, 10)]
+    assert [case.name for case in name_cases(phases, {})] == ["4dct_3_time-1", "4dct_3_time-2", "4dct_3_time-10"]
+
+
+def test_series_of_one_folder_and_number_are_named_after_their_uids() -> None:
+    """The folders above are the same, so that they would not distinguish them."""
+    scans = [(volume(uid, 3),) for uid in ("1.2", "1.3")]
+    names = [case.name for case in name_cases(scans, {})]
+    assert names == [f"4dct_3_{scan.key}" for (scan,) in scans]
+    assert [case.name for case in name_cases(scans[::-1], {})] == names[::-1]
 
 
 def test_a_scan_keeps_its_name_behind_another_link(tmp_path: Path) -> None:

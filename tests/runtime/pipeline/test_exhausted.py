@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import pytest
 
 from parotid_seg.errors import EXHAUSTED, MachineError, system_reason
@@ -18,6 +19,7 @@ from parotid_seg.runtime.pipeline import case_runner
 from parotid_seg.runtime.pipeline import scheduler as pipeline
 from parotid_seg.runtime.pipeline.case_runner import run_case
 from parotid_seg.runtime.pipeline.discovery import Case
+from tests.dicom_example import write_image
 from tests.runtime.pipeline.test_pipeline import check_masks, run, work
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("started_workers")]
@@ -119,8 +121,7 @@ def test_the_node_puts_such_a_series_off(
 ) -> None:
     """`segment_with` raises what `node.work` puts off, instead of a reason of failure."""
     segment = segment_with(load_backend(DEFAULT_MODEL, "onnxruntime"))
-    (tmp_path / "scans").mkdir()
-    (tmp_path / "scans" / "s0.nii.gz").write_bytes(cases[0].scan[0].read_bytes())
+    write_image(tmp_path / "scans", nibabel.load(cases[0].scan[0]))
 
     def popen(*_: object, **__: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
