@@ -15,7 +15,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from parotid_seg.errors import OptionError, OutputError
@@ -118,6 +118,11 @@ def is_real_file(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except (OSError, ValueError):
         return False
+
+
+def is_real_folder(path: Path) -> bool:
+    """Whether there is a folder of that name, not a link to one."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def is_taken(path: Path) -> bool:
@@ -310,9 +315,10 @@ def make_folder_in(folder: Path, name: str) -> Path:
     """
     path = folder / name
     try:
-        path.mkdir(exist_ok=True)
+        with suppress(FileExistsError):
+            path.mkdir()
         if not stat.S_ISDIR(mode := path.lstat().st_mode):
-            raise OutputError(f"found {special_kind(mode)}, expected a folder", path=path)
+            raise OutputError(f"found {special_kind(mode) or 'a file'}, expected a folder", path=path)
     except OSError as error:
         raise OutputError(f"the folder cannot be made ({error.strerror})", path=path) from error
     return path
@@ -324,8 +330,7 @@ def remove_orphans(folder: Path) -> None:
     Nothing is done if the folder is missing or a link.
     """
     try:
-        names = [each.name for each in os.scandir(folder) if PARTIAL.fullmatch(each.name)]
-        names = [] if folder.is_symlink() else names
+        names = [each.name for each in os.scandir(folder) if PARTIAL.fullmatch(each.name) and is_real_folder(folder)]
     except OSError:
         return
     for name in names:

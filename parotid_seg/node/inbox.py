@@ -7,6 +7,7 @@ inbox/.incoming/                incomplete objects
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import os
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from parotid_seg.files import make_folder
+from parotid_seg.files import is_real_folder, make_folder, make_folder_in
 from parotid_seg.node.ledger import ReceivedSlice, short_hash, sync_folder
 
 PATIENCE = 10
@@ -37,11 +38,11 @@ class Inbox:
     """The folder of received series; threads may share it.
 
     Args:
-        folder: made if missing.
+        folder: made if missing, in a folder that exists; no link is followed.
         quiet_s: a series is ready when no object arrived for so long, and the associations that sent it are closed.
 
     Raises:
-        OutputError: if the folder cannot be made or written to.
+        OutputError: if the folder cannot be made or written to, or is a link.
     """
 
     def __init__(self, folder: Path, quiet_s: float) -> None:
@@ -52,9 +53,9 @@ class Inbox:
         self._in_work: set[str] = set()
         self._lock = threading.Lock()
         self._numbers = itertools.count()
-        make_folder(folder)
-        shutil.rmtree(self.incoming, ignore_errors=True)
-        make_folder(self.incoming)
+        make_folder(make_folder_in(folder.parent, folder.name))
+        shutil.rmtree(make_folder_in(folder, self.incoming.name), ignore_errors=True)
+        make_folder(make_folder_in(folder, self.incoming.name))
 
     def new_path(self) -> Path:
         """Path for the next object until it is complete."""
@@ -89,6 +90,8 @@ class Inbox:
         with self._lock:  # prevents other threads from removing the folder
             fresh = not folder.is_dir()
             folder.mkdir(exist_ok=True)
+            if not is_real_folder(folder):
+                raise OSError(errno.ELOOP, "found a symbolic link, expected a folder", str(folder))
             path.replace(folder / f"{short_hash(instance_uid)}.dcm")
             arrival = self._arrivals.setdefault(series, _Arrival(0.0))
             arrival.last = time.monotonic()
@@ -132,7 +135,7 @@ class Inbox:
 
     def all_series(self) -> list[str]:
         """Names of the series on disk."""
-        return sorted(path.name for path in self.folder.iterdir() if path.is_dir() and path != self.incoming)
+        return sorted(path.name for path in self.folder.iterdir() if is_real_folder(path) and path != self.incoming)
 
     def times(self, series: str) -> dict[str, int]:
         """Time at which each object of a series was written, in ns, by name; objects removed meanwhile are skipped."""
@@ -160,5 +163,6 @@ class Inbox:
         with self._lock:
             if series in self._arrivals or series in self._in_work:
                 return False
-            shutil.rmtree(self.path_of(series), ignore_errors=True)
+            if is_real_folder(self.path_of(series)):
+                shutil.rmtree(self.path_of(series), ignore_errors=True)
             return True

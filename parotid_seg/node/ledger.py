@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parotid_seg.errors import InputError, RecordError
-from parotid_seg.files import make_folder
+from parotid_seg.files import make_folder, make_folder_in
 from parotid_seg.records import is_plain_name, read_record, write_record
 
 STARTED = "started"
@@ -69,13 +69,13 @@ class Ledger:
     """Records by series (see `short_hash`). Thread-safe.
 
     Raises:
-        OutputError: if the folder cannot be made or written to.
+        OutputError: if the folder cannot be made or written to, or is a link.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.Lock()
-        make_folder(folder)
+        make_folder(make_folder_in(folder.parent, folder.name))
 
     def get(self, series: str) -> SeriesRecord | None:
         """A series' record; None if there is no readable one."""

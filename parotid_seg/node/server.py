@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from parotid_seg.files import locked, make_folder
+from parotid_seg.files import is_real_folder, locked, make_folder
 from parotid_seg.node.inbox import Inbox
 from parotid_seg.node.ledger import Ledger
 from parotid_seg.node.listen_options import ListenOptions, Routine
@@ -85,7 +85,8 @@ class _Node:
                 options.send_to, options.ae_title, self._work.results, ledger, self._work.delivered, say
             )
         for folder in (self._inbox.folder, ledger.folder, self._work.results):  # they may have been there before
-            folder.chmod(0o700)
+            if is_real_folder(folder):
+                folder.chmod(0o700)
         self._reception = Reception(options, self._inbox, say)
 
     def run(self, stopping: Callable[[], bool]) -> None:

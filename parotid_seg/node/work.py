@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import time
 import traceback
@@ -12,14 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from parotid_seg.errors import EXHAUSTED, MachineError, OutputError, ParotidSegError
-from parotid_seg.files import NO_ROOM, make_folder, remove_orphans
+from parotid_seg.files import NO_ROOM, is_real_folder, make_folder, make_folder_in, remove_orphans
 from parotid_seg.node.inbox import Inbox
 from parotid_seg.node.ledger import DONE, FAILED, INCOMPLETE, REFUSED, SENT, STARTED, Ledger, SeriesRecord, sync_folder
 from parotid_seg.node.listen_options import ListenOptions, Routine
 from parotid_seg.wording import Say
 
 PARTIAL = ".partial-"
-"""Prefix of an incomplete folder of results."""
+"""Prefix of an incomplete folder of results; a series' name follows, see `short_hash`."""
+INCOMPLETE_RESULTS = re.compile(rf"{re.escape(PARTIAL)}[0-9a-f]{{16}}")
 MOST_DEATHS = 3
 """How often the node may die while segmenting a series; then the series is not tried again."""
 RETRY_S = 60.0
@@ -61,7 +63,7 @@ class Work:
         settings: what results depend on besides the slices; results of other settings are made again.
 
     Raises:
-        OutputError: if the folder of results cannot be made or written to.
+        OutputError: if the folder of results cannot be made or written to, or is a link.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Work:
         say: Say,
         settings: str = "",
     ) -> None:
-        self.results = options.out / "results"
+        self.results = make_folder_in(options.out, "results")
         self._settings = settings
         self._options, self._inbox, self._ledger = options, inbox, ledger
         self._segment, self._deliver, self._say = segment, deliver, say
@@ -85,7 +87,8 @@ class Work:
         sent."""
         remove_orphans(self._ledger.folder)
         for partial in self.results.glob(f"{PARTIAL}*"):
-            shutil.rmtree(partial, ignore_errors=True)
+            if INCOMPLETE_RESULTS.fullmatch(partial.name) and is_real_folder(partial):
+                shutil.rmtree(partial, ignore_errors=True)
         for series in self._inbox.all_series():
             record, times = self._ledger.get(series), self._inbox.times(series)
             if record is not None and record.status == STARTED:

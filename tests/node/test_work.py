@@ -319,7 +319,7 @@ def test_old_slices_of_a_failed_series_are_removed(tmp_path: Path) -> None:
 
 def test_half_written_things_of_a_killed_node_are_removed(bench: Bench) -> None:
     (bench.inbox.incoming / "0.dcm").write_text("half")
-    (bench.work.results / ".partial-x").mkdir()
+    (bench.work.results / ".partial-0123456789abcdef").mkdir()
     (bench.ledger.folder / ".partial-0123456789abcdef-x.json").write_text("{")
     (bench.ledger.folder / "torn.json").write_text('{"status": "do')
     again = bench.restarted()
