@@ -46,8 +46,11 @@ def begin_in(out: Path, say: Say) -> Earlier | None:
 
     Raises:
         InputError: if an earlier one cannot be read.
-        OutputError: if the folder has a page that no commissioning has written.
+        OutputError: if the folder has a page that no commissioning has written, or one of its folders is a link.
     """
+    for name in (EARLIER, MASKS, AGAINST, EXAMPLE):
+        if is_taken(out / name):
+            make_folder_in(out, name)
     before = newest(out)
     if is_taken(out / NAME):
         last = read_commission(out)

@@ -36,6 +36,7 @@ from parotid_seg.dataset.splits import (
     roles_of,
 )
 from parotid_seg.errors import InputError, OptionError
+from parotid_seg.files import is_taken, make_folder_in
 from parotid_seg.records import write_record
 from parotid_seg.scan.label_set import DESCRIPTION, read_splits
 from parotid_seg.wording import Progress, Say, counted, some_of
@@ -89,11 +90,13 @@ def build(
 
     Raises:
         InputError: if an argument is wrong, there is no CT series, or `out` holds something else.
-        OutputError: if a file cannot be written; cases finished before stay.
+        OutputError: if a file cannot be written, cases finished before stay; or if DATA.private is a link.
     """
     names = RoiNames(options.labels, read_names(options.names) if options.names else {})
     data = out.resolve()
-    beside = (options.private or data.with_name(f"{data.name}.private")).resolve()
+    beside = options.private.resolve() if options.private else data.with_name(f"{data.name}.private")
+    if not options.private and is_taken(beside):
+        make_folder_in(beside.parent, beside.name)  # refuses a link
     if beside.is_relative_to(data):
         raise OptionError(f"--private: {beside}: lies in the data set, which may be passed on; expected another place")
     not_used: list[NotUsed] = []

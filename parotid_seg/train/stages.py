@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from parotid_seg.errors import InputError
-from parotid_seg.files import make_folder, remove_orphans
+from parotid_seg.files import make_folder, make_folder_in, remove_orphans
 from parotid_seg.train.checkpoint import what_best_is
 from parotid_seg.train.config import INITIAL, TrainConfig
 from parotid_seg.train.contrast import ContrastTrainer
@@ -63,7 +63,7 @@ def train(
     Raises:
         InputError: if the folder holds a run already and `resume` is off, or none and it is on; if a stage in it was
             trained with other settings; and for unusable data or initial weights, before anything is trained.
-        OutputError: if the folder cannot be written to.
+        OutputError: if the folder cannot be written to, or a stage's folder or the cache in it is a link.
     """
     limit = TimeLimit(max_minutes) if started is None else TimeLimit(max_minutes, started)
     folders = {stage: run if stage == config.stages[-1] else run / stage for stage in config.stages}
@@ -73,7 +73,7 @@ def train(
     say = report if processes.first else lambda _: None
     for note in _notes(config, data_sets):
         say(f"note: {note}")
-    started_stages = processes.broadcast_from_rank0(lambda: _started_stages(run, folders, resume, config.init))
+    started_stages = processes.broadcast_from_rank0(lambda: _started_stages(run, folders, resume, config.init, cache))
     same = [dataclasses.replace(each, folder=Path(), name="") for each in data_sets.values()]  # folders may differ
     processes.assert_equal("settings or patients", (config, same))
     keep_freed_memory()
@@ -147,7 +147,9 @@ def _notes(config: TrainConfig, data_sets: Mapping[str, DataSet]) -> list[str]:
     return [*dict.fromkeys(filter(None, notes))]
 
 
-def _started_stages(run: Path, folders: dict[str, Path], resume: bool, source: str) -> list[str]:
+def _started_stages(
+    run: Path, folders: dict[str, Path], resume: bool, source: str, cache: Path | None = None
+) -> list[str]:
     """The stages in the run's folder, which is made if missing, after a check of the folder and of --init."""
     started_stages = [stage for stage, folder in folders.items() if (folder / "last.pt").exists()]
     if list(folders)[-1] in started_stages and not resume:
@@ -164,7 +166,9 @@ def _started_stages(run: Path, folders: dict[str, Path], resume: bool, source: s
         raise InputError(f"--resume: no epoch was finished in {run}: {there}; start without --resume")
     if next(iter(folders)) not in started_stages:
         check_init(source)
+    make_folder(run)
+    for name in (*list(folders)[:-1], *([] if cache else ["cache"])):
+        make_folder(make_folder_in(run, name))
     for folder in folders.values():
-        make_folder(folder)
         remove_orphans(folder)
     return started_stages

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from parotid_seg.commission.record import read_commission
-from parotid_seg.errors import InputError, ScanError
+from parotid_seg.errors import InputError, OutputError, ScanError
 from tests.commission.data import Faulty, data_set, run, worse
 
 pytestmark = pytest.mark.usefixtures("drawn_example")
@@ -66,3 +66,14 @@ def test_a_run_that_cannot_begin_moves_nothing(data: Path, first: Path, tmp_path
     with pytest.raises(InputError, match="expected those of the model: T1"):
         run(data, out, against=of_t1)
     assert sorted(path.relative_to(out) for path in out.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["masks", "example", "against", "earlier"])
+def test_nothing_is_written_through_a_link(data: Path, tmp_path: Path, name: str) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    for folder in (out, elsewhere):
+        folder.mkdir()
+    (out / name).symlink_to(elsewhere)
+    with pytest.raises(OutputError, match=f"{name}: found a symbolic link, expected a folder"):
+        run(data, out, against=Faulty())
+    assert list(elsewhere.iterdir()) == []

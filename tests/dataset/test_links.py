@@ -3,7 +3,11 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from parotid_seg.dataset.build import build
+from parotid_seg.dataset.dataset_options import DataSetOptions
+from parotid_seg.errors import OutputError
 from tests.dataset.studies import names, rows, write_study
 from tests.dicom_series import ct_voxels, write_series
 
@@ -48,3 +52,16 @@ def test_an_mr_series_with_a_gap_is_not_to_be_looked_at(dicom: Path, data: Path)
     built = build([dicom], data)
     assert (built.labelled, built.exit_status) == (1, 0)
     assert any("1 slice missing" in row["reason"] for row in rows(data))
+
+
+def test_private_tables_go_through_no_link_but_one_that_is_given(dicom: Path, data: Path, tmp_path: Path) -> None:
+    write_study(dicom / "p1")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    beside = data.with_name(f"{data.name}.private")
+    beside.symlink_to(shared)
+    with pytest.raises(OutputError, match=r"\.private: found a symbolic link, expected a folder"):
+        build([dicom], data)
+    assert list(shared.iterdir()) == []
+    assert build([dicom], data, DataSetOptions(private=beside)).labelled == 1
+    assert (shared / "cases.csv").is_file()

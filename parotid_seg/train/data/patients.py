@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import re
 import secrets
 import shutil
 import time
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from parotid_seg.contract import IGNORE
 from parotid_seg.errors import InputError, OutputError, ScanError
+from parotid_seg.files import is_real_folder
 from parotid_seg.flags import DOUBTFUL_PLACE, Flag, FlagCode
 from parotid_seg.records import read_record, record_text
 from parotid_seg.scan.ct.slice_order import misfits
@@ -38,6 +40,7 @@ LONGEST_NAME = 160
 """Most bytes of a case's name in that of a cache entry; most file systems allow 255 in all."""
 IGNORED = np.uint8(255)
 """Stands for ignored voxels in the hash of a label map."""
+INCOMPLETE_ENTRY = re.compile(r".+\.partial-[0-9a-f]{16}", re.DOTALL)
 ABANDONED_AFTER_HOURS = 1.0
 """Age from which an incomplete entry is one of a killed process: entries are written within seconds."""
 SHARE_OF_ALL = 255
@@ -304,8 +307,10 @@ def _save_soft(entry: Path, files: Sequence[Path], image: Path) -> None:
 def _remove_abandoned(cache: Path) -> None:
     """Remove the incomplete entries of killed processes; those of other runs that fill the cache now are younger."""
     for partial in cache.glob("*.partial-*"):
+        if not (INCOMPLETE_ENTRY.fullmatch(partial.name) and is_real_folder(partial)):
+            continue
         with contextlib.suppress(OSError):  # its writer has removed or renamed it
-            if time.time() - partial.stat().st_mtime > 3600 * ABANDONED_AFTER_HOURS:
+            if time.time() - partial.lstat().st_mtime > 3600 * ABANDONED_AFTER_HOURS:
                 shutil.rmtree(partial, ignore_errors=True)
 
 

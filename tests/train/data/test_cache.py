@@ -25,11 +25,13 @@ def test_a_changed_scan_is_read_again(data: Path, tmp_path: Path) -> None:
 
 def test_incomplete_entries_of_killed_processes_are_removed(data: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    killed, written_now = (cache / f"p0-0a.partial-{name}" for name in ("killed", "now"))
-    for folder in (killed, written_now):
+    killed, written_now = (cache / f"p0-0a.partial-{name}" for name in ("0123456789abcdef", "fedcba9876543210"))
+    theirs = cache / "mine.partial-2020"
+    for folder in (killed, written_now, theirs):
         folder.mkdir(parents=True)
         (folder / "voxels.npy").write_bytes(b"half")
     two_hours_ago = time.time() - 7200
-    os.utime(killed, (two_hours_ago, two_hours_ago))
+    for folder in (killed, theirs):
+        os.utime(folder, (two_hours_ago, two_hours_ago))
     load_patients(open_data_set(data), ["p0"], cache, HU)
-    assert [*cache.glob("*.partial-*")] == [written_now]
+    assert sorted(cache.glob("*.partial-*")) == [theirs, written_now]
