@@ -201,7 +201,7 @@ def _images_of_array(array: ArrayLike, spacing_mm: Sequence[float] | None) -> li
         raise InputError("scan: found a masked array with hidden voxels, expected an array of numbers; fill them")
     try:
         voxels: NDArray[np.generic] = np.asarray(array)
-    except ValueError as error:  # lists of different lengths
+    except (ValueError, TypeError, RuntimeError) as error:  # uneven lists; tensors that NumPy cannot take
         raise InputError(f"scan: {first_line(error)}") from error
     if voxels.ndim not in (3, 4) or voxels.dtype.kind not in "iuf":
         raise InputError(

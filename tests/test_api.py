@@ -9,6 +9,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 import parotid_seg
@@ -150,6 +151,8 @@ def test_batch_size_changes_nothing(expected: Segmentation, head: nibabel.Nifti1
             "found values from 4294967296 to 42949673",
         ),
         (np.ma.masked_less(np.zeros((20, 30, 30)) + np.arange(30), 5), (3, 1, 1), InputError, "masked array"),
+        (torch.zeros((20, 30, 30), requires_grad=True), (3, 1, 1), InputError, "requires grad"),
+        (torch.zeros((20, 30, 30), dtype=torch.bfloat16), (3, 1, 1), InputError, "BFloat16"),
         ([], None, InputError, "found an array of shape"),
         ([[[1, 2]], [[1]]], (3, 1, 1), InputError, "scan: setting an array element with a sequence"),
         (np.zeros((20, 30, 30)), 3.0, InputError, "spacing_mm: found 3.0, expected"),
