@@ -160,7 +160,9 @@ def files(
     for name, part in (("one", few), ("two", slice(3, 9))):
         nibabel.save(head.slicer[:, :, part], scans / f"{name}_0000.nii.gz")
         nibabel.save(head_labels.slicer[:, :, part], labels / f"{name}.nii.gz")
-        nibabel.save(head_labels.slicer[:, :, part], doses / f"{name}.nii.gz")  # 1 and 2 Gy
+        drawn = head_labels.slicer[:, :, part]
+        gray = np.asarray(drawn.dataobj, np.float32) + 0.5
+        nibabel.save(nibabel.Nifti1Image(gray, drawn.affine), doses / f"{name}.nii.gz")
     shutil.copy(balls / "imagesTr" / "p4_0000.nii.gz", one)
     *plane, slices = around_glands
     wider = slice(slices.start - 3, slices.stop + 3)  # its middle third is as high as a scan must be
